@@ -1,0 +1,1 @@
+//! Chunks on local disks: allocation, metadata log, checksums and crash recovery

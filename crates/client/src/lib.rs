@@ -1,0 +1,1 @@
+//! Clients of the cluster manager, metadata and storage services: routing, retry, striping

@@ -1,0 +1,1 @@
+//! Clock, randomness, network and disk: the world a process sees, real or simulated

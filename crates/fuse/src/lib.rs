@@ -1,0 +1,1 @@
+//! The 3FS FUSE file system: kernel requests to cluster calls

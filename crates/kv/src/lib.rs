@@ -1,0 +1,1 @@
+//! Transactional key-value store: trait, conflict ranges and engines

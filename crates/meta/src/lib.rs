@@ -1,0 +1,1 @@
+//! Metadata service: inodes, directory entries, sessions and garbage collection as transactions

@@ -1,0 +1,1 @@
+//! Cluster manager: lease, nodes, chains, configuration and client sessions

@@ -1,0 +1,1 @@
+//! 3FS message structs, service and method numbers, status codes and layout arithmetic

@@ -1,0 +1,1 @@
+//! RPC connections, request matching, deadlines and dispatch over TCP and UNIX sockets

@@ -1,0 +1,1 @@
+//! Storage service: targets, chain replication, reads and resync

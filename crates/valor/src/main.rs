@@ -1,0 +1,3 @@
+//! Valor: a distributed file system for AI, compatible with 3FS.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Derive macro for the 3FS serde encoding

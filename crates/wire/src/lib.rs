@@ -1,0 +1,1 @@
+//! 3FS binary serde encoding, message frame, checksums and compression
