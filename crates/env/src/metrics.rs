@@ -1,0 +1,71 @@
+//! Every metric of the project: name, kind, unit and meaning. Crates use the constants with the `metrics` macros;
+//! exporters and documentation read [`TABLE`].
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// A current value.
+    Gauge,
+    /// A distribution.
+    Histogram,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Name as exported.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// What one means: `1` (things), `bytes`, `seconds`.
+    pub unit: &'static str,
+    /// For operators.
+    pub meaning: &'static str,
+}
+
+macro_rules! table {
+    ($($constant:ident = $name:literal, $kind:ident, $unit:literal, $meaning:literal;)*) => {
+        $(#[doc = $meaning] pub const $constant: &str = $name;)*
+        /// All metrics.
+        pub const TABLE: &[Metric] =
+            &[$(Metric { name: $name, kind: Kind::$kind, unit: $unit, meaning: $meaning }),*];
+    };
+}
+
+table! {
+    RPC_SERVER_REQUESTS = "valor_rpc_server_requests_total", Counter, "1", "Requests handled, by method.";
+    RPC_SERVER_ERRORS = "valor_rpc_server_errors_total", Counter, "1", "Requests answered with an error, by method.";
+    RPC_SERVER_REFUSED = "valor_rpc_server_refused_total", Counter, "1", "Requests refused because of overload.";
+    RPC_SERVER_PANICS = "valor_rpc_server_panics_total", Counter, "1", "Handlers that panicked.";
+    RPC_SERVER_BAD_FRAMES = "valor_rpc_server_bad_frames_total", Counter, "1", "Connections closed for a bad frame.";
+    RPC_SERVER_LATENCY = "valor_rpc_server_latency_seconds", Histogram, "seconds", "From request read to response written, by method.";
+    RPC_SERVER_BYTES_IN = "valor_rpc_server_received_bytes_total", Counter, "bytes", "Bytes of requests received.";
+    RPC_SERVER_BYTES_OUT = "valor_rpc_server_sent_bytes_total", Counter, "bytes", "Bytes of responses sent.";
+    RPC_SERVER_CONNECTIONS = "valor_rpc_server_connections", Gauge, "1", "Open connections.";
+    RPC_SERVER_ACCEPTED = "valor_rpc_server_accepted_total", Counter, "1", "Connections accepted.";
+    RPC_SERVER_SHED = "valor_rpc_server_shed_total", Counter, "1", "Connections closed by the server: too many, idle, or stuck inside a frame.";
+    RPC_CLIENT_REQUESTS = "valor_rpc_client_requests_total", Counter, "1", "Calls made, by method.";
+    RPC_CLIENT_ERRORS = "valor_rpc_client_errors_total", Counter, "1", "Calls that failed in transport, by method.";
+    RPC_CLIENT_LATENCY = "valor_rpc_client_latency_seconds", Histogram, "seconds", "Duration of calls, by method.";
+    RPC_CLIENT_CONNECTS = "valor_rpc_client_connects_total", Counter, "1", "Connections opened.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_they_are() {
+        for metric in TABLE {
+            assert!(metric.name.starts_with("valor_"), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            assert!(metric.unit == "1" || metric.name.contains(metric.unit), "{}", metric.name);
+        }
+        let mut names: Vec<_> = TABLE.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), TABLE.len());
+    }
+}
