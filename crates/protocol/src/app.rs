@@ -79,18 +79,23 @@ impl Default for ReleaseVersion {
 }
 
 impl ReleaseVersion {
-    /// Order of releases as mgmtd compares them before taking over a lease
-    /// (`src/common/app/AppInfo.cc`): by tag date, then release builds first, then patch; other major versions
-    /// by their plain numbers.
+    /// Order of releases as mgmtd compares them before taking over a lease (`src/common/app/AppInfo.cc`). Major
+    /// version 1 orders by tag date, then release builds before others, then patch; the build is left out, so two
+    /// unequal versions may compare equal.
     pub fn compare(&self, other: &Self) -> std::cmp::Ordering {
-        if self.major_version == 1 && other.major_version == 1 {
+        self.major_version.cmp(&other.major_version).then_with(|| {
+            if self.major_version == 1 {
+                let key = |v: &Self| {
+                    (v.build_time_in_seconds >> 32, v.minor_version == 0, v.build_time_in_seconds as u32)
+                };
+                return key(self).cmp(&key(other));
+            }
             let key = |v: &Self| {
-                (v.build_time_in_seconds >> 32, v.minor_version == 0, v.build_time_in_seconds as u32)
+                let build = (v.build_pipeline_id, v.build_time_in_seconds, v.commit_hash_short);
+                (v.minor_version, v.patch_version, build)
             };
-            return key(self).cmp(&key(other));
-        }
-        let key = |v: &Self| (v.major_version, v.minor_version, v.patch_version);
-        key(self).cmp(&key(other))
+            key(self).cmp(&key(other))
+        })
     }
 }
 

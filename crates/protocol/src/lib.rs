@@ -9,14 +9,17 @@ pub mod core;
 pub mod echo;
 pub mod ib_connect;
 mod id;
+pub mod layout;
 pub mod meta;
 mod method;
 pub mod mgmtd;
 pub mod migration;
 pub mod monitor;
 pub mod rdma_control;
+mod routing;
 pub mod status;
 pub mod storage;
+pub mod token;
 pub mod user;
 
 pub use address::{Address, AddressType, ServiceGroupInfo};

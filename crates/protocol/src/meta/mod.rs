@@ -1,8 +1,10 @@
 //! The metadata service's types (`src/fbs/meta/Common.h`, `Schema.h`).
 
 mod rpc;
+mod valid;
 
 pub use rpc::*;
+pub use valid::Validate;
 
 use crate::app::ClientId;
 use crate::id::*;
