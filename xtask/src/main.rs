@@ -1,3 +1,87 @@
-//! Developer commands: test, tidy, bench.
+//! Developer commands: `cargo xtask test | tidy | bench`.
 
-fn main() {}
+mod tidy;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+const USAGE: &str = "usage: cargo xtask <command>
+
+  test    everything CI runs: packages, formatting, lints, tidy, unit tests, tests on real mounts
+  tidy    rules over sources and crate dependencies
+  bench   build and run `valor bench` (arguments follow)";
+
+/// Debian packages that tests use, with a file that shows that they are there.
+const PACKAGES: &[(&str, &str)] = &[
+    ("fuse3", "/usr/bin/fusermount3"),
+    ("e2fsprogs", "/usr/sbin/mkfs.ext4"),
+    ("util-linux", "/usr/sbin/losetup"),
+    ("diffutils", "/usr/bin/diff"),
+    ("linux-libc-dev", "/usr/include/linux/fuse.h"),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.first().map(String::as_str) {
+        Some("test") => test(&args[1..]),
+        Some("tidy") => tidy::run(),
+        Some("bench") => cargo(&[&["run", "--release", "-p", "valor", "--", "bench"], &refs(&args[1..])[..]].concat()),
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+fn test(filter: &[String]) -> Result<(), String> {
+    install_packages()?;
+    step("formatting", || cargo(&["fmt", "--all", "--check"]))?;
+    step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    step("tidy", tidy::run)?;
+    step("unit and component tests", || {
+        cargo(&[&["test", "--workspace", "--exclude", "valor"], &refs(filter)[..]].concat())
+    })?;
+    // Tests on real mounts move hundreds of megabytes: they run optimised, as users do.
+    step("tests of the whole system", || {
+        cargo(&[&["test", "--release", "-p", "valor"], &refs(filter)[..]].concat())
+    })
+}
+
+fn step(name: &str, run: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    println!("=== {name}");
+    let started = Instant::now();
+    run().map_err(|error| format!("{name}: {error}"))?;
+    println!("=== {name}: passed in {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn install_packages() -> Result<(), String> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("=== installing {}", missing.join(" "));
+    run(Command::new("apt-get").args(["update", "-q"]))?;
+    run(Command::new("apt-get").args(["install", "-y", "-q", "--no-install-recommends"]).args(&missing))
+        .map_err(|error| format!("{error}; install them by hand: apt-get install {}", missing.join(" ")))
+}
+
+fn cargo(args: &[&str]) -> Result<(), String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo).args(args))
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}")) }
+}
