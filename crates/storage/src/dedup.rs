@@ -1,0 +1,396 @@
+//! Recognises retried updates (`src/storage/service/ReliableUpdate.cc`): the last update of every channel of every
+//! client, with its result.
+//!
+//! The table lives in memory. It may forget a channel only when no copy of its last request can be under way any more;
+//! when it is full of younger ones, new channels are refused.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use valor_protocol::status::code;
+use valor_protocol::storage::{IOResult, MessageTag, UpdateType};
+use valor_protocol::{ChainId, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, Uuid};
+
+/// Entries younger than this are kept even when the table is full; longer than any client retries a request.
+pub const KEEP: Duration = Duration::from_secs(600);
+
+/// A client's channel on a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Client.
+    pub client: Uuid,
+    /// Chain.
+    pub chain: ChainId,
+    /// Channel.
+    pub channel: ChannelId,
+}
+
+impl Key {
+    /// The channel of a request.
+    pub fn new(chain: ChainId, tag: &MessageTag) -> Key {
+        Key { client: tag.client_id.uuid, chain, channel: tag.channel.id }
+    }
+}
+
+/// What the table looks at in a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Position on the channel.
+    pub seqnum: ChannelSeqNum,
+    /// Number among the client's requests.
+    pub request_id: RequestId,
+    /// Version it carries, 0 from a client.
+    pub update_ver: ChunkVer,
+    /// Length it asks for.
+    pub length: u32,
+    /// Kind.
+    pub kind: UpdateType,
+    /// Which opening of the target it runs on; results of earlier ones do not count.
+    pub generation: u32,
+}
+
+/// What to do with a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Admission {
+    /// Run it, with this version if it is not 0, and call [`Table::finish`] or [`Table::release`].
+    Run(ChunkVer),
+    /// It was answered before.
+    Answer(IOResult),
+    /// It cannot run.
+    Refuse(Status),
+}
+
+#[derive(Clone, Debug)]
+struct Last {
+    seqnum: ChannelSeqNum,
+    request_id: RequestId,
+    generation: u32,
+    assigned: ChunkVer,
+    result: IOResult,
+}
+
+#[derive(Debug)]
+struct Entry {
+    last: Option<Last>,
+    running: bool,
+    used: Duration,
+    /// Position in the order of use.
+    stamp: u64,
+}
+
+/// The table. Times are given by the caller, from any fixed start.
+#[derive(Debug)]
+pub struct Table {
+    entries: HashMap<Key, Entry>,
+    order: BTreeMap<u64, Key>,
+    next_stamp: u64,
+    limit: usize,
+}
+
+impl Table {
+    /// A table of at most `limit` channels.
+    pub fn new(limit: usize) -> Table {
+        Table { entries: HashMap::new(), order: BTreeMap::new(), next_stamp: 0, limit: limit.max(1) }
+    }
+
+    /// Channels known.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True if no channel is known.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Decides about a request. After [`Admission::Run`] the channel is locked.
+    pub fn admit(&mut self, key: Key, request: &Request, now: Duration) -> Admission {
+        if key.channel == ChannelId(0) {
+            return refuse(code::STORAGE_CLIENT_FOUND_BUG, "update without a channel");
+        }
+        if !self.entries.contains_key(&key) && !self.make_room(now) {
+            return refuse(code::STORAGE_CLIENT_RESOURCE_BUSY, "too many update channels in use");
+        }
+        let entry = self.touch(key, now);
+        if entry.running {
+            return refuse(code::STORAGE_CHANNEL_IS_LOCKED, "the channel's update is being worked on");
+        }
+        let admission =
+            entry.last.as_ref().map_or(Admission::Run(request.update_ver), |last| last.judge(request));
+        if let Admission::Run(_) = admission {
+            entry.running = true;
+        }
+        admission
+    }
+
+    /// The request ended: remembers its result and unlocks the channel. `assigned` is the version it has in this
+    /// replica, committed or pending; 0 if none.
+    pub fn finish(
+        &mut self,
+        key: Key,
+        request: &Request,
+        result: &IOResult,
+        assigned: ChunkVer,
+        now: Duration,
+    ) {
+        let entry = self.touch(key, now);
+        entry.running = false;
+        entry.last = Some(Last {
+            seqnum: request.seqnum,
+            request_id: request.request_id,
+            generation: request.generation,
+            assigned,
+            result: result.clone(),
+        });
+    }
+
+    /// The request was given up without a result: unlocks the channel.
+    pub fn release(&mut self, key: Key) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.running = false;
+        }
+    }
+
+    /// Forgets clients not heard for `timeout` of which `active` knows nothing; returns how many channels went.
+    pub fn expire(&mut self, active: &HashSet<Uuid>, timeout: Duration, now: Duration) -> usize {
+        let zero = Uuid::default();
+        let before = self.entries.len();
+        let mut newest: HashMap<Uuid, Duration> = HashMap::new();
+        for (key, entry) in &self.entries {
+            let used = newest.entry(key.client).or_default();
+            *used = entry.used.max(*used);
+        }
+        let order = &mut self.order;
+        self.entries.retain(|key, entry| {
+            let idle = now.saturating_sub(newest[&key.client]) >= timeout;
+            let keep = entry.running || key.client == zero || active.contains(&key.client) || !idle;
+            if !keep {
+                order.remove(&entry.stamp);
+            }
+            keep
+        });
+        before - self.entries.len()
+    }
+
+    fn touch(&mut self, key: Key, now: Duration) -> &mut Entry {
+        self.next_stamp += 1;
+        let stamp = self.next_stamp;
+        let entry = self.entries.entry(key).or_insert(Entry { last: None, running: false, used: now, stamp });
+        self.order.remove(&entry.stamp);
+        self.order.insert(stamp, key);
+        entry.stamp = stamp;
+        entry.used = now;
+        entry
+    }
+
+    /// Makes room for one more, if need be at the cost of the longest unused channel.
+    fn make_room(&mut self, now: Duration) -> bool {
+        if self.entries.len() < self.limit {
+            return true;
+        }
+        let old = |entry: &Entry| !entry.running && now.saturating_sub(entry.used) >= KEEP;
+        let victim = self.order.values().copied().take_while(|key| self.entries[key].used + KEEP <= now);
+        let Some(victim) = victim.into_iter().find(|key| old(&self.entries[key])) else {
+            return false;
+        };
+        if let Some(entry) = self.entries.remove(&victim) {
+            self.order.remove(&entry.stamp);
+        }
+        true
+    }
+}
+
+impl Last {
+    fn judge(&self, request: &Request) -> Admission {
+        if request.seqnum < self.seqnum {
+            return refuse(code::STORAGE_CLIENT_DUPLICATE_UPDATE, "a later update of the channel was seen");
+        }
+        if request.seqnum > self.seqnum || request.generation != self.generation {
+            return Admission::Run(request.update_ver);
+        }
+        if request.request_id != self.request_id {
+            return refuse(code::STORAGE_CLIENT_FOUND_BUG, "sequence number belongs to another request");
+        }
+        let same_version = request.update_ver == ChunkVer(0) || request.update_ver == self.result.update_ver;
+        if self.result.length_info.is_ok() && same_version {
+            let mut result = self.result.clone();
+            if request.kind != UpdateType::Extend {
+                result.length_info = Ok(request.length);
+            }
+            return Admission::Answer(result);
+        }
+        // A failed update keeps the version it was given, so that it is not applied a second time under another.
+        let keep = request.update_ver == ChunkVer(0);
+        Admission::Run(if keep { self.assigned } else { request.update_ver })
+    }
+}
+
+fn refuse(code: u16, why: &'static str) -> Admission {
+    Admission::Refuse(Status::new(code, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Duration = Duration::from_secs(1000);
+
+    fn key(client: u8, channel: u16) -> Key {
+        Key { client: Uuid([client; 16]), chain: ChainId(1), channel: ChannelId(channel) }
+    }
+
+    fn request(seqnum: u64, id: u64) -> Request {
+        Request {
+            seqnum: ChannelSeqNum(seqnum),
+            request_id: RequestId(id),
+            update_ver: ChunkVer(0),
+            length: 10,
+            kind: UpdateType::Write,
+            generation: 1,
+        }
+    }
+
+    fn success(ver: u32) -> IOResult {
+        IOResult {
+            length_info: Ok(10),
+            update_ver: ChunkVer(ver),
+            commit_ver: ChunkVer(ver),
+            ..Default::default()
+        }
+    }
+
+    fn failure() -> IOResult {
+        IOResult::error(code::RPC_TIMEOUT, "")
+    }
+
+    fn refused(admission: Admission) -> u16 {
+        match admission {
+            Admission::Refuse(status) => status.code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn run(table: &mut Table, request: &Request, result: &IOResult, assigned: u32) {
+        assert!(matches!(table.admit(key(1, 1), request, AT), Admission::Run(_)));
+        table.finish(key(1, 1), request, result, ChunkVer(assigned), AT);
+    }
+
+    #[test]
+    fn channel_zero_is_a_bug() {
+        let mut table = Table::new(4);
+        assert_eq!(refused(table.admit(key(1, 0), &request(1, 1), AT)), code::STORAGE_CLIENT_FOUND_BUG);
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn retry_gets_the_first_answer() {
+        let mut table = Table::new(4);
+        run(&mut table, &request(1, 7), &success(3), 3);
+        assert_eq!(table.admit(key(1, 1), &request(1, 7), AT), Admission::Answer(success(3)));
+        let mut forwarded = request(1, 7);
+        forwarded.update_ver = ChunkVer(3);
+        assert_eq!(table.admit(key(1, 1), &forwarded, AT), Admission::Answer(success(3)));
+        forwarded.update_ver = ChunkVer(4);
+        assert_eq!(table.admit(key(1, 1), &forwarded, AT), Admission::Run(ChunkVer(4)));
+    }
+
+    #[test]
+    fn answer_carries_the_length_asked_for_unless_extending() {
+        let mut table = Table::new(4);
+        run(&mut table, &request(1, 7), &success(3), 3);
+        let mut retry = request(1, 7);
+        retry.length = 12;
+        let Admission::Answer(result) = table.admit(key(1, 1), &retry, AT) else { panic!() };
+        assert_eq!(result.length_info, Ok(12));
+        retry.kind = UpdateType::Extend;
+        assert_eq!(table.admit(key(1, 1), &retry, AT), Admission::Answer(success(3)));
+    }
+
+    #[test]
+    fn running_channel_is_locked_until_finished_or_released() {
+        let mut table = Table::new(4);
+        assert_eq!(table.admit(key(1, 1), &request(1, 7), AT), Admission::Run(ChunkVer(0)));
+        assert_eq!(refused(table.admit(key(1, 1), &request(1, 7), AT)), code::STORAGE_CHANNEL_IS_LOCKED);
+        assert_eq!(refused(table.admit(key(1, 1), &request(2, 8), AT)), code::STORAGE_CHANNEL_IS_LOCKED);
+        assert_eq!(table.admit(key(1, 2), &request(1, 7), AT), Admission::Run(ChunkVer(0)));
+        assert_eq!(table.admit(key(2, 1), &request(1, 7), AT), Admission::Run(ChunkVer(0)));
+        table.release(key(1, 1));
+        assert_eq!(table.admit(key(1, 1), &request(1, 7), AT), Admission::Run(ChunkVer(0)));
+    }
+
+    #[test]
+    fn older_sequence_number_is_a_duplicate_and_a_reused_one_a_bug() {
+        let mut table = Table::new(4);
+        run(&mut table, &request(5, 7), &success(3), 3);
+        assert_eq!(
+            refused(table.admit(key(1, 1), &request(4, 6), AT)),
+            code::STORAGE_CLIENT_DUPLICATE_UPDATE
+        );
+        assert_eq!(refused(table.admit(key(1, 1), &request(5, 8), AT)), code::STORAGE_CLIENT_FOUND_BUG);
+        assert_eq!(table.admit(key(1, 1), &request(6, 9), AT), Admission::Run(ChunkVer(0)));
+    }
+
+    #[test]
+    fn failed_update_runs_again_with_its_version() {
+        let mut table = Table::new(4);
+        run(&mut table, &request(5, 7), &failure(), 3);
+        assert_eq!(table.admit(key(1, 1), &request(5, 7), AT), Admission::Run(ChunkVer(3)));
+        table.finish(key(1, 1), &request(5, 7), &failure(), ChunkVer(0), AT);
+        assert_eq!(table.admit(key(1, 1), &request(5, 7), AT), Admission::Run(ChunkVer(0)));
+        table.finish(key(1, 1), &request(5, 7), &failure(), ChunkVer(3), AT);
+        let mut numbered = request(5, 7);
+        numbered.update_ver = ChunkVer(9);
+        assert_eq!(table.admit(key(1, 1), &numbered, AT), Admission::Run(ChunkVer(9)));
+    }
+
+    #[test]
+    fn results_of_an_earlier_opening_do_not_count() {
+        let mut table = Table::new(4);
+        run(&mut table, &request(5, 7), &success(3), 3);
+        let mut reopened = request(5, 7);
+        reopened.generation = 2;
+        assert_eq!(table.admit(key(1, 1), &reopened, AT), Admission::Run(ChunkVer(0)));
+        table.release(key(1, 1));
+        reopened.seqnum = ChannelSeqNum(4);
+        assert_eq!(refused(table.admit(key(1, 1), &reopened, AT)), code::STORAGE_CLIENT_DUPLICATE_UPDATE);
+    }
+
+    #[test]
+    fn full_table_gives_up_old_channels_only() {
+        let mut table = Table::new(2);
+        for channel in [1, 2] {
+            assert!(matches!(table.admit(key(1, channel), &request(1, 1), AT), Admission::Run(_)));
+        }
+        table.finish(key(1, 2), &request(1, 1), &success(1), ChunkVer(1), AT);
+        assert_eq!(refused(table.admit(key(1, 3), &request(1, 1), AT)), code::STORAGE_CLIENT_RESOURCE_BUSY);
+        // Channel 1 is older but still running.
+        assert!(matches!(table.admit(key(1, 3), &request(1, 1), AT + KEEP), Admission::Run(_)));
+        assert_eq!(table.len(), 2);
+        assert_eq!(
+            refused(table.admit(key(1, 1), &request(1, 1), AT + KEEP)),
+            code::STORAGE_CHANNEL_IS_LOCKED
+        );
+        assert_eq!(
+            refused(table.admit(key(1, 2), &request(1, 1), AT + KEEP)),
+            code::STORAGE_CLIENT_RESOURCE_BUSY
+        );
+    }
+
+    #[test]
+    fn inactive_clients_expire_as_a_whole() {
+        let mut table = Table::new(8);
+        for client in [0, 1, 2, 3] {
+            for channel in [1, 2] {
+                let at = if client == 2 && channel == 2 { AT * 2 } else { AT };
+                assert!(matches!(table.admit(key(client, channel), &request(1, 1), at), Admission::Run(_)));
+                table.finish(key(client, channel), &request(1, 1), &success(1), ChunkVer(1), at);
+            }
+        }
+        let active = HashSet::from([Uuid([3; 16])]);
+        assert_eq!(table.expire(&active, Duration::from_secs(100), AT * 2), 2);
+        assert_eq!(table.len(), 6);
+        assert_eq!(table.order.len(), 6);
+        assert!(matches!(table.admit(key(1, 1), &request(1, 1), AT * 2), Admission::Run(_)));
+        assert!(matches!(table.admit(key(2, 1), &request(1, 1), AT * 2), Admission::Answer(_)));
+    }
+}

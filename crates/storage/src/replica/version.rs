@@ -1,0 +1,257 @@
+//! Which version an update gets, and whether it may be applied (`src/storage/store/ChunkReplica.cc`,
+//! `src/storage/chunk_engine/src/core/engine.rs`).
+
+use valor_protocol::status::code;
+use valor_protocol::storage::{ChecksumInfo, UpdateType};
+use valor_protocol::{ChainVersion, ChunkVer};
+
+/// One version of a chunk's content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Number of the version; the first is 1.
+    pub ver: ChunkVer,
+    /// Chain version it was committed with, or prepared under while pending.
+    pub chain_ver: ChainVersion,
+    /// Bytes of content.
+    pub length: u32,
+    /// Checksum of the whole content.
+    pub checksum: ChecksumInfo,
+}
+
+/// A version that is durable here but not committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The version; of a removal the length is that of the committed content.
+    pub version: Version,
+    /// Committing it removes the chunk.
+    pub remove: bool,
+}
+
+/// What the local target holds of a chunk. Default: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalChunk {
+    /// The committed version; absent if there is no such chunk or its first version is pending.
+    pub committed: Option<Version>,
+    /// The pending version, at most one.
+    pub pending: Option<Pending>,
+}
+
+impl LocalChunk {
+    /// Number of the committed version, 0 if none.
+    pub fn commit_ver(&self) -> ChunkVer {
+        self.committed.map_or(ChunkVer(0), |v| v.ver)
+    }
+
+    /// Number of the newest version, pending or committed, 0 if none.
+    pub fn update_ver(&self) -> ChunkVer {
+        self.pending.map_or(self.commit_ver(), |p| p.version.ver)
+    }
+
+    /// True if the target knows nothing of the chunk.
+    pub fn is_absent(&self) -> bool {
+        self.committed.is_none() && self.pending.is_none()
+    }
+}
+
+/// What an update wants, as far as versions are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Kind of update.
+    pub kind: UpdateType,
+    /// Version assigned by the head; 0 lets this replica assign it.
+    pub update_ver: ChunkVer,
+    /// Chain version the update runs under; of a replacement the one it carries.
+    pub chain_ver: ChainVersion,
+    /// The content replaces whatever this replica has: it is being filled.
+    pub syncing: bool,
+}
+
+/// What to do with an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Prepare it as this version.
+    Prepare(ChunkVer),
+    /// Removal of a chunk that is not here: nothing to prepare or commit, but the others have to hear of it.
+    Vacuous(ChunkVer),
+    /// It is pending here already (4006): go on forwarding.
+    Stale(Pending),
+    /// It is committed here already (4008): that is success.
+    Committed(Version),
+    /// An earlier update is pending and has to be completed first (4012).
+    Blocked(Pending),
+    /// Not possible: status code and reason.
+    Reject(u16, &'static str),
+}
+
+/// Decides about an update of `chunk`. Bounds, size and checksum of its data have been checked.
+pub fn decide(chunk: &LocalChunk, intent: &Intent) -> Verdict {
+    if intent.chain_ver < chunk.committed.map_or(ChainVersion(0), |v| v.chain_ver) {
+        return Verdict::Reject(
+            code::STORAGE_CHAIN_VERSION_MISMATCH,
+            "chunk was committed under a newer chain version",
+        );
+    }
+    if intent.kind == UpdateType::Remove && chunk.is_absent() {
+        return Verdict::Vacuous(intent.update_ver.max(ChunkVer(1)));
+    }
+    if intent.syncing {
+        return match intent.update_ver {
+            ChunkVer(0) => Verdict::Reject(code::INVALID_ARG, "replacement without a version"),
+            ver => Verdict::Prepare(ver),
+        };
+    }
+    if intent.update_ver == ChunkVer(0) { assign(chunk) } else { place(chunk, intent.update_ver) }
+}
+
+/// The head numbers a new update.
+fn assign(chunk: &LocalChunk) -> Verdict {
+    match (chunk.pending, chunk.commit_ver().0.checked_add(1)) {
+        (Some(pending), _) => Verdict::Blocked(pending),
+        (None, Some(next)) => Verdict::Prepare(ChunkVer(next)),
+        (None, None) => Verdict::Reject(code::STORAGE_CHUNK_VERSION_MISMATCH, "chunk version exhausted"),
+    }
+}
+
+/// A replica behind the head, or the head on a retry, finds where a numbered update belongs.
+fn place(chunk: &LocalChunk, ver: ChunkVer) -> Verdict {
+    if let Some(committed) = chunk.committed.filter(|v| ver <= v.ver) {
+        return Verdict::Committed(committed);
+    }
+    match chunk.pending {
+        Some(pending) if ver <= pending.version.ver => Verdict::Stale(pending),
+        None if ver.0 - chunk.commit_ver().0 == 1 => Verdict::Prepare(ver),
+        // Beyond a pending version too: the predecessor numbers the next one only after this one is committed here.
+        _ => Verdict::Reject(code::STORAGE_CHUNK_MISSING_UPDATE, "an earlier update is missing"),
+    }
+}
+
+/// Checks an update's range against the chunk size (not for removals).
+pub fn in_bounds(kind: UpdateType, offset: u32, length: u32, chunk_size: u32) -> bool {
+    kind == UpdateType::Remove || (offset < chunk_size && length <= chunk_size - offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(ver: u32, chain_ver: u32) -> Version {
+        Version { ver: ChunkVer(ver), chain_ver: ChainVersion(chain_ver), length: 8, ..Default::default() }
+    }
+
+    fn chunk(committed: u32, pending: Option<u32>) -> LocalChunk {
+        LocalChunk {
+            committed: (committed > 0).then(|| version(committed, 3)),
+            pending: pending.map(|p| Pending { version: version(p, 3), remove: false }),
+        }
+    }
+
+    fn write(update_ver: u32) -> Intent {
+        Intent {
+            kind: UpdateType::Write,
+            update_ver: ChunkVer(update_ver),
+            chain_ver: ChainVersion(3),
+            syncing: false,
+        }
+    }
+
+    #[test]
+    fn head_numbers_updates_one_above_the_committed_version() {
+        assert_eq!(decide(&LocalChunk::default(), &write(0)), Verdict::Prepare(ChunkVer(1)));
+        assert_eq!(decide(&chunk(4, None), &write(0)), Verdict::Prepare(ChunkVer(5)));
+    }
+
+    #[test]
+    fn head_with_a_pending_version_completes_it_first() {
+        let blocked = chunk(4, Some(5));
+        assert_eq!(decide(&blocked, &write(0)), Verdict::Blocked(blocked.pending.unwrap()));
+        let created = chunk(0, Some(1));
+        assert_eq!(decide(&created, &write(0)), Verdict::Blocked(created.pending.unwrap()));
+    }
+
+    #[test]
+    fn numbered_updates_fall_into_their_place() {
+        assert_eq!(decide(&chunk(4, None), &write(5)), Verdict::Prepare(ChunkVer(5)));
+        assert_eq!(decide(&chunk(4, None), &write(4)), Verdict::Committed(version(4, 3)));
+        assert_eq!(decide(&chunk(4, None), &write(1)), Verdict::Committed(version(4, 3)));
+        let pending = chunk(4, Some(5));
+        assert_eq!(decide(&pending, &write(5)), Verdict::Stale(pending.pending.unwrap()));
+        assert_eq!(decide(&pending, &write(4)), Verdict::Committed(version(4, 3)));
+        for ver in [6, 7] {
+            assert!(
+                matches!(
+                    decide(&pending, &write(ver)),
+                    Verdict::Reject(code::STORAGE_CHUNK_MISSING_UPDATE, _)
+                ),
+                "{ver}"
+            );
+        }
+        assert!(matches!(
+            decide(&chunk(4, None), &write(6)),
+            Verdict::Reject(code::STORAGE_CHUNK_MISSING_UPDATE, _)
+        ));
+        assert!(matches!(
+            decide(&chunk(0, None), &write(2)),
+            Verdict::Reject(code::STORAGE_CHUNK_MISSING_UPDATE, _)
+        ));
+        assert_eq!(decide(&chunk(0, None), &write(1)), Verdict::Prepare(ChunkVer(1)));
+    }
+
+    #[test]
+    fn older_chain_version_than_the_committed_one_is_refused() {
+        let mut intent = write(5);
+        intent.chain_ver = ChainVersion(2);
+        assert!(matches!(
+            decide(&chunk(4, None), &intent),
+            Verdict::Reject(code::STORAGE_CHAIN_VERSION_MISMATCH, _)
+        ));
+        intent.syncing = true;
+        assert!(matches!(
+            decide(&chunk(4, None), &intent),
+            Verdict::Reject(code::STORAGE_CHAIN_VERSION_MISMATCH, _)
+        ));
+        assert_eq!(decide(&LocalChunk::default(), &intent), Verdict::Prepare(ChunkVer(5)));
+    }
+
+    #[test]
+    fn replacement_takes_its_version_whatever_is_here() {
+        let mut intent = write(2);
+        intent.syncing = true;
+        for local in [chunk(0, None), chunk(4, None), chunk(4, Some(5)), chunk(1, None)] {
+            assert_eq!(decide(&local, &intent), Verdict::Prepare(ChunkVer(2)), "{local:?}");
+        }
+        intent.update_ver = ChunkVer(0);
+        assert!(matches!(decide(&chunk(4, None), &intent), Verdict::Reject(code::INVALID_ARG, _)));
+    }
+
+    #[test]
+    fn removal_of_an_absent_chunk_is_vacuous() {
+        let remove = |ver, syncing| Intent { kind: UpdateType::Remove, syncing, ..write(ver) };
+        assert_eq!(decide(&chunk(0, None), &remove(0, false)), Verdict::Vacuous(ChunkVer(1)));
+        assert_eq!(decide(&chunk(0, None), &remove(7, false)), Verdict::Vacuous(ChunkVer(7)));
+        assert_eq!(decide(&chunk(0, None), &remove(7, true)), Verdict::Vacuous(ChunkVer(7)));
+        assert_eq!(decide(&chunk(3, None), &remove(0, false)), Verdict::Prepare(ChunkVer(4)));
+        assert_eq!(decide(&chunk(3, None), &remove(1, true)), Verdict::Prepare(ChunkVer(1)));
+        assert!(matches!(decide(&chunk(0, Some(1)), &remove(0, false)), Verdict::Blocked(_)));
+    }
+
+    #[test]
+    fn version_numbers_do_not_wrap() {
+        assert!(matches!(decide(&chunk(u32::MAX, None), &write(0)), Verdict::Reject(..)));
+        assert_eq!(
+            decide(&chunk(u32::MAX - 1, None), &write(u32::MAX)),
+            Verdict::Prepare(ChunkVer(u32::MAX))
+        );
+    }
+
+    #[test]
+    fn bounds_are_those_of_the_chunk() {
+        assert!(in_bounds(UpdateType::Write, 0, 512, 512));
+        assert!(in_bounds(UpdateType::Write, 511, 1, 512));
+        assert!(!in_bounds(UpdateType::Write, 511, 2, 512));
+        assert!(!in_bounds(UpdateType::Write, 512, 0, 512));
+        assert!(!in_bounds(UpdateType::Write, u32::MAX, u32::MAX, 512));
+        assert!(in_bounds(UpdateType::Truncate, 0, 512, 512));
+        assert!(!in_bounds(UpdateType::Extend, 0, 513, 512));
+        assert!(in_bounds(UpdateType::Remove, 0, 0, 0));
+    }
+}
