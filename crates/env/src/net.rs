@@ -97,6 +97,14 @@ impl Stream {
         crate::poll(|cx| self.socket.poll_writable(cx)).await
     }
 
+    /// Waits until a read is worth trying. One task at a time.
+    ///
+    /// # Errors
+    /// That the connection is broken.
+    pub async fn readable(&self) -> io::Result<()> {
+        crate::poll(|cx| self.socket.poll_readable(cx)).await
+    }
+
     /// Reads at least one byte, or `Ok(0)` at the end. One task at a time.
     ///
     /// # Errors

@@ -7,10 +7,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rand::RngCore;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
@@ -18,6 +18,11 @@ use crate::{Acceptor, BoxFuture, Endpoint, Listener, Socket, Stream, UtcMicros, 
 
 /// Connections waiting to be accepted; the kernel lowers it to its own limit.
 const BACKLOG: u32 = 4096;
+
+/// How long sent bytes may stay unacknowledged before a connection counts as broken.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15);
+/// Silence after which the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The real world.
 pub(crate) struct Real {
@@ -53,7 +58,7 @@ impl World for Real {
             match &to {
                 Endpoint::Tcp(address) => {
                     let socket = TcpStream::connect(address).await?;
-                    socket.set_nodelay(true)?;
+                    tune(&socket)?;
                     Ok(Stream::new(socket, to))
                 }
                 Endpoint::Unix(path) => Ok(Stream::new(UnixStream::connect(path).await?, to)),
@@ -79,6 +84,17 @@ impl World for Real {
     fn disk(&self) -> Arc<dyn disk::Disk> {
         Arc::clone(&self.disk)
     }
+}
+
+/// Sends at once, and notices within seconds that the peer's machine is gone: without this a connection to it would
+/// stay in use for a quarter of an hour, every call on it waiting for its deadline.
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MAX.as_millis() as u32)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE / 4)?;
+    Ok(())
 }
 
 macro_rules! impl_socket {
@@ -125,7 +141,7 @@ impl_socket!(UnixStream);
 impl Acceptor for TcpListener {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         let (socket, peer) = ready!(TcpListener::poll_accept(self, cx))?;
-        socket.set_nodelay(true)?;
+        tune(&socket)?;
         Poll::Ready(Ok(Stream::new(socket, Endpoint::Tcp(peer))))
     }
 }

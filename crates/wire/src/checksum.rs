@@ -62,23 +62,23 @@ pub fn shift_crc32c(register: u32, len: usize) -> u32 {
 }
 
 /// Continues a CRC-32C register over `data`, without any inversion.
-pub(crate) fn raw_crc32c_extend(register: u32, data: &[u8]) -> u32 {
+pub fn extend_raw_crc32c(register: u32, data: &[u8]) -> u32 {
     if data.is_empty() { register } else { !crc32c::crc32c_append(!register, data) }
 }
 
 /// CRC-32C with initial value 0 and no final inversion: the frame's.
 pub fn raw_crc32c(data: &[u8]) -> u32 {
-    raw_crc32c_extend(0, data)
+    extend_raw_crc32c(0, data)
 }
 
 /// CRC-32C with initial value all ones and no final inversion: `ChecksumInfo` of chunk data.
 pub fn storage_crc32c(data: &[u8]) -> u32 {
-    raw_crc32c_extend(!0, data)
+    extend_raw_crc32c(!0, data)
 }
 
 /// Continues a [`storage_crc32c`] over more data.
 pub fn extend_storage_crc32c(crc: u32, data: &[u8]) -> u32 {
-    raw_crc32c_extend(crc, data)
+    extend_raw_crc32c(crc, data)
 }
 
 /// Storage checksum of `a` followed by `b`, from theirs and the length of `b`.
@@ -154,12 +154,13 @@ impl BodyCrc {
     /// Reads `body` once.
     pub fn new(body: Bytes) -> Self {
         if body.len() < MARK_MIN {
-            return Self { crc: raw_crc32c(&body), body, marks: Vec::new() };
+            // Not kept: small bodies share their buffer with others, which would stay alive with them.
+            return Self { crc: raw_crc32c(&body), body: Bytes::new(), marks: Vec::new() };
         }
         let mut crc = 0;
         let mut marks = Vec::with_capacity(body.len() / MARK_INTERVAL + 1);
         for block in body.chunks(MARK_INTERVAL) {
-            crc = raw_crc32c_extend(crc, block);
+            crc = extend_raw_crc32c(crc, block);
             marks.push(crc);
         }
         Self { body, crc, marks }
@@ -187,7 +188,7 @@ impl BodyCrc {
     fn register_at(&self, at: usize) -> u32 {
         let block = at / MARK_INTERVAL;
         let register = if block == 0 { 0 } else { self.marks[block - 1] };
-        raw_crc32c_extend(register, &self.body[block * MARK_INTERVAL..at])
+        extend_raw_crc32c(register, &self.body[block * MARK_INTERVAL..at])
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::checksum::{extend_storage_crc32c_known, raw_crc32c_extend};
+use crate::checksum::{extend_storage_crc32c_known, extend_raw_crc32c};
 
 /// `Bytes` of at least this many bytes become a segment of their own instead of being copied.
 pub const LARGE_BYTES: usize = 4096;
@@ -163,7 +163,7 @@ impl Encoder {
     /// Raw CRC-32C (initial value 0, no inversion) of the message so far; parts with a known checksum are not read.
     pub fn crc(&self) -> u32 {
         self.parts().fold(0, |crc, part| match part {
-            Part::Small(bytes) => raw_crc32c_extend(crc, bytes),
+            Part::Small(bytes) => extend_raw_crc32c(crc, bytes),
             Part::Large(bytes) => self.crc_of_large(crc, bytes),
         })
     }
@@ -185,7 +185,7 @@ impl Encoder {
             let next = self.known.iter().filter_map(|known| (known.data.as_ptr() as usize).checked_sub(base));
             let next =
                 next.filter(|&offset| offset > at && offset < bytes.len()).min().unwrap_or(bytes.len());
-            crc = raw_crc32c_extend(crc, &bytes[at..next]);
+            crc = extend_raw_crc32c(crc, &bytes[at..next]);
             at = next;
         }
         crc
