@@ -50,6 +50,20 @@ table! {
     RPC_CLIENT_ERRORS = "valor_rpc_client_errors_total", Counter, "1", "Calls that failed in transport, by method.";
     RPC_CLIENT_LATENCY = "valor_rpc_client_latency_seconds", Histogram, "seconds", "Duration of calls, by method.";
     RPC_CLIENT_CONNECTS = "valor_rpc_client_connects_total", Counter, "1", "Connections opened.";
+    MGMTD_IS_PRIMARY = "valor_mgmtd_is_primary", Gauge, "1", "1 on the primary manager, 0 on the others.";
+    MGMTD_ELECTIONS = "valor_mgmtd_elections_total", Counter, "1", "Times this manager became primary.";
+    MGMTD_HEARTBEATS = "valor_mgmtd_heartbeats_total", Counter, "1", "Heartbeats accepted.";
+    MGMTD_STALE_TARGET_REPORTS = "valor_mgmtd_stale_target_reports_total", Counter, "1", "Reports about targets that were ignored because the server did not know the chain's last change.";
+    MGMTD_CHAIN_CHANGES = "valor_mgmtd_chain_changes_total", Counter, "1", "Changes of chains decided by the manager.";
+    MGMTD_WRITE_RETRIES = "valor_mgmtd_write_retries_total", Counter, "1", "Transactions that failed and were tried again.";
+    MGMTD_ROUTING_VERSION = "valor_mgmtd_routing_version", Gauge, "1", "Version of the routing information.";
+    MGMTD_CONFIG_VERSION = "valor_mgmtd_config_version", Gauge, "1", "Newest version of a node type's configuration.";
+    MGMTD_NODES = "valor_mgmtd_nodes", Gauge, "1", "Servers, by type and status.";
+    MGMTD_CHAINS = "valor_mgmtd_chains", Gauge, "1", "Chains, by how many of their targets serve.";
+    MGMTD_NEWBORN_CHAINS = "valor_mgmtd_newborn_chains", Gauge, "1", "Chains whose targets are still given time to report.";
+    MGMTD_TARGETS = "valor_mgmtd_targets", Gauge, "1", "Targets, by state in the chain and on their server.";
+    MGMTD_ORPHAN_TARGETS = "valor_mgmtd_orphan_targets", Gauge, "1", "Targets that servers have and no chain names.";
+    MGMTD_CLIENT_SESSIONS = "valor_mgmtd_client_sessions", Gauge, "1", "Clients that are alive.";
 }
 
 #[cfg(test)]

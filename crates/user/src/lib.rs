@@ -1,0 +1,3 @@
+//! Users of the cluster: their records, tokens and authentication.
+
+pub mod tokens;
