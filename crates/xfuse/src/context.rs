@@ -1,0 +1,66 @@
+//! Who asks, and whether they still wait for the answer.
+
+use crate::abi::InHeader;
+use crate::inflight::SlotGuard;
+
+/// The caller of a request, as the kernel describes it.
+#[derive(Debug)]
+pub struct Context {
+    unique: u64,
+    uid: u32,
+    gid: u32,
+    pid: u32,
+    groups: Vec<u32>,
+    slot: Option<SlotGuard>,
+}
+
+impl Context {
+    pub(crate) fn new(header: &InHeader, groups: Vec<u32>, slot: SlotGuard) -> Self {
+        slot.assign(header.unique);
+        let InHeader { unique, uid, gid, pid, .. } = *header;
+        Context { unique, uid, gid, pid, groups, slot: Some(slot) }
+    }
+
+    /// A context that belongs to no session: for calling a [`Filesystem`](crate::Filesystem) directly.
+    pub fn detached(uid: u32, gid: u32, pid: u32) -> Self {
+        Context { unique: 0, uid, gid, pid, groups: Vec::new(), slot: None }
+    }
+
+    /// Request id. Has [`UNIQUE_RESEND`](crate::abi::UNIQUE_RESEND) set if it may have been executed before.
+    pub fn unique(&self) -> u64 {
+        self.unique
+    }
+
+    /// User id of the caller (file system user id).
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Group id of the caller.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// Process id of the caller, 0 for the kernel itself or a process outside our pid namespace.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Supplementary groups the kernel sent along (CREATE_SUPP_GROUP), usually none or one.
+    pub fn groups(&self) -> &[u32] {
+        &self.groups
+    }
+
+    /// Whether the caller got a signal and waits in vain. The answer is still used if there is one.
+    pub fn is_interrupted(&self) -> bool {
+        self.slot.as_ref().is_some_and(SlotGuard::is_interrupted)
+    }
+
+    /// Completes when the caller got a signal. Usual use: `select!` against the work, then answer `EINTR`.
+    pub async fn interrupted(&self) {
+        match &self.slot {
+            Some(slot) => slot.interrupted().await,
+            None => std::future::pending().await,
+        }
+    }
+}

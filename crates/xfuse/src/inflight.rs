@@ -1,0 +1,150 @@
+//! The requests a channel is working on: a bound on their number, and the way an INTERRUPT finds its target.
+
+use crate::abi::INTERRUPT_BIT;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
+
+/// Fixed table of slots, one per request in flight.
+#[derive(Debug)]
+pub(crate) struct Inflight {
+    slots: Box<[Slot]>,
+    free: Mutex<Vec<u32>>,
+    released: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// 0 when free, else the request's id, plus [`INTERRUPT_BIT`] once interrupted. Ids are even.
+    state: AtomicU64,
+    interrupted: Notify,
+}
+
+/// A taken slot; frees it on drop.
+#[derive(Debug)]
+pub(crate) struct SlotGuard {
+    table: Arc<Inflight>,
+    index: u32,
+}
+
+impl Inflight {
+    pub(crate) fn new(capacity: u32) -> Arc<Self> {
+        Arc::new(Inflight {
+            slots: (0..capacity).map(|_| Slot::default()).collect(),
+            free: Mutex::new((0..capacity).rev().collect()),
+            released: Notify::new(),
+        })
+    }
+
+    /// Takes a free slot, waiting for one if all are busy.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> SlotGuard {
+        loop {
+            let released = self.released.notified();
+            if let Some(index) = self.free.lock().pop() {
+                return SlotGuard { table: self.clone(), index };
+            }
+            released.await;
+        }
+    }
+
+    /// Marks the request with that id; false if it is not here.
+    pub(crate) fn interrupt(&self, unique: u64) -> bool {
+        for slot in &self.slots {
+            let marked = unique | INTERRUPT_BIT;
+            match slot.state.compare_exchange(unique, marked, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    slot.interrupted.notify_waiters();
+                    return true;
+                }
+                Err(state) if state == marked => return true,
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
+    /// Slots in use.
+    pub(crate) fn busy(&self) -> usize {
+        self.slots.len() - self.free.lock().len()
+    }
+
+    /// Waits until no more than `count` slots are in use.
+    pub(crate) async fn drained_to(&self, count: usize) {
+        loop {
+            let released = self.released.notified();
+            if self.busy() <= count {
+                return;
+            }
+            released.await;
+        }
+    }
+}
+
+impl SlotGuard {
+    fn slot(&self) -> &Slot {
+        &self.table.slots[self.index as usize]
+    }
+
+    /// Names the request that uses the slot.
+    pub(crate) fn assign(&self, unique: u64) {
+        self.slot().state.store(unique, Ordering::Release);
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.slot().state.load(Ordering::Acquire) & INTERRUPT_BIT != 0
+    }
+
+    pub(crate) async fn interrupted(&self) {
+        loop {
+            let notified = self.slot().interrupted.notified();
+            if self.is_interrupted() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        self.slot().state.store(0, Ordering::Release);
+        self.table.free.lock().push(self.index);
+        // The reader and a drain may both wait.
+        self.table.released.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn interrupt_reaches_only_its_request() {
+        let table = Inflight::new(2);
+        let (a, b) = (table.acquire().await, table.acquire().await);
+        a.assign(4);
+        b.assign(6);
+        assert!(table.interrupt(6));
+        assert!(!a.is_interrupted() && b.is_interrupted());
+        b.interrupted().await;
+        assert!(!table.interrupt(8));
+        drop(b);
+        assert!(!table.interrupt(6), "a finished request cannot be interrupted");
+    }
+
+    #[tokio::test]
+    async fn acquire_waits_for_a_release() {
+        let table = Inflight::new(1);
+        let guard = table.acquire().await;
+        let waiter = tokio::spawn({
+            let table = table.clone();
+            async move { drop(table.acquire().await) }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        drop(guard);
+        waiter.await.unwrap();
+        table.drained_to(0).await;
+    }
+}
