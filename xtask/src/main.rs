@@ -10,7 +10,7 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   test    everything CI runs: packages, formatting, lints, tidy, unit tests, tests on real mounts
   tidy    rules over sources and crate dependencies
-  bench   build and run `valor bench` (arguments follow)";
+  bench   compare with MooseFS and the local disk (arguments follow; `--help` lists them)";
 
 /// Debian packages that tests use, with a file that shows that they are there.
 const PACKAGES: &[(&str, &str)] = &[
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let result = match args.first().map(String::as_str) {
         Some("test") => test(&args[1..]),
         Some("tidy") => tidy::run(),
-        Some("bench") => cargo(&[&["run", "--release", "-p", "valor", "--", "bench"], &refs(&args[1..])[..]].concat()),
+        Some("bench") => bench(&args[1..]),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -43,7 +43,7 @@ fn refs(args: &[String]) -> Vec<&str> {
 }
 
 fn test(filter: &[String]) -> Result<(), String> {
-    install_packages()?;
+    install(PACKAGES)?;
     step("formatting", || cargo(&["fmt", "--all", "--check"]))?;
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
     step("tidy", tidy::run)?;
@@ -64,9 +64,9 @@ fn step(name: &str, run: impl FnOnce() -> Result<(), String>) -> Result<(), Stri
     Ok(())
 }
 
-fn install_packages() -> Result<(), String> {
+fn install(packages: &[(&str, &str)]) -> Result<(), String> {
     let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+        packages.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -84,4 +84,19 @@ fn cargo(args: &[&str]) -> Result<(), String> {
 fn run(command: &mut Command) -> Result<(), String> {
     let status = command.status().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}")) }
+}
+
+/// Programs that the benchmark drives.
+const BENCH_PACKAGES: &[(&str, &str)] = &[
+    ("fio", "/usr/bin/fio"),
+    ("moosefs-master", "/usr/sbin/mfsmaster"),
+    ("moosefs-chunkserver", "/usr/sbin/mfschunkserver"),
+    ("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
+    ("fuse3", "/usr/bin/fusermount3"),
+];
+
+fn bench(args: &[String]) -> Result<(), String> {
+    install(BENCH_PACKAGES)?;
+    cargo(&["build", "--release", "-p", "valor", "-p", "valor-bench"])?;
+    cargo(&[&["run", "--release", "-p", "valor-bench", "--"], &refs(args)[..]].concat())
 }

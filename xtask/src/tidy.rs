@@ -45,7 +45,8 @@ fn dependencies(problems: &mut Vec<String>) -> Result<(), String> {
         .args(["metadata", "--format-version=1"])
         .output()
         .map_err(|error| format!("cargo metadata: {error}"))?;
-    let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata: {error}"))?;
+    let metadata: Value =
+        serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata: {error}"))?;
     let uses = direct_uses(&metadata);
     for (krate, forbidden) in FORBIDDEN {
         let reached = reach(&uses, krate);

@@ -38,11 +38,11 @@ fn walk(
 ) -> Result<(), ConfigError> {
     for (key, value) in update {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        if covers(schema.ignored, &path) {
+        let here = current.and_then(|table| table.get(key));
+        if here.is_none() && covers(schema.ignored, &path) {
             ignored.push(path);
             continue;
         }
-        let here = current.and_then(|table| table.get(key));
         match (here, value) {
             (Some(Value::Table(old)), Value::Table(new)) if !old.is_empty() => {
                 walk(Some(old), new, &path, schema, found, ignored)?;
