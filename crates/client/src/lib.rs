@@ -1,1 +1,12 @@
-//! Clients of the cluster manager, metadata and storage services: routing, retry, striping
+//! Clients of the cluster manager, metadata and storage services: routing, retry, striping.
+//!
+//! * [`mgmtd::MgmtdClient`] finds the primary manager and keeps [`routing::Routing`] fresh.
+
+mod backoff;
+mod join;
+pub mod mgmtd;
+pub mod routing;
+
+pub use backoff::{Backoff, FastPause};
+pub use mgmtd::MgmtdClient;
+pub use routing::{Routing, RoutingCache};
