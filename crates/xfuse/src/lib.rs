@@ -21,26 +21,34 @@
 //! ```
 
 pub mod abi;
+mod buffer;
+mod channel;
 mod context;
 pub mod decode;
 mod device;
 mod dirbuf;
+mod dispatch;
 mod errno;
 mod fs;
 mod inflight;
 pub mod init;
+pub mod mount;
 mod notify;
 mod pod;
 mod reply;
 pub mod request;
+mod session;
+pub mod stats;
 
 pub use context::Context;
 pub use dirbuf::{DirBuffer, DirPlusBuffer, dirent_type};
 pub use errno::Errno;
 pub use fs::{Filesystem, SessionInfo};
 pub use init::{InitConfig, Negotiated};
+pub use mount::{MountError, MountMethod, MountOptions, Unmounted};
 pub use notify::{Notifier, Pending, Retrieved};
 pub use reply::{
     Attr, Block, Copied, Created, Data, Entry, IoctlReply, Lock, Offset, Opened, Ready, StatxReply, Totals,
     Written, Xattr,
 };
+pub use session::{Session, SessionBuilder};

@@ -11,6 +11,7 @@ mod request;
 pub use crate::pod::Pod;
 pub use control::*;
 pub use flags::*;
+pub(crate) use opcode::opcode_slots;
 pub use opcode::{NotifyCode, Opcode};
 pub use reply::*;
 pub use request::*;

@@ -166,8 +166,8 @@ codes! {
     }
 }
 
-/// Number of slots of a table indexed by [`Opcode::index`].
-pub(crate) const OPCODE_SLOTS: usize = 55;
+/// Slots of a table indexed by [`Opcode::index`].
+const OPCODE_SLOTS: usize = 55;
 
 impl Opcode {
     /// A small dense index for statistics tables.
@@ -182,4 +182,9 @@ impl Opcode {
     pub fn is_one_way(self) -> bool {
         matches!(self, Opcode::Forget | Opcode::BatchForget | Opcode::NotifyReply)
     }
+}
+
+/// Length of a table indexed by an operation's dense index.
+pub(crate) const fn opcode_slots() -> usize {
+    OPCODE_SLOTS
 }

@@ -1,0 +1,48 @@
+//! A file system in memory that implements every operation.
+//!
+//! Usage: `memfs MOUNTPOINT [--direct-io] [--channels N] [--no-cache]`. Ends when unmounted and prints statistics.
+
+mod fs;
+
+use fs::{MemFs, Options};
+use std::time::Duration;
+use xfuse::abi::InitFlags;
+use xfuse::{InitConfig, MountOptions, Session};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut options = Options::default();
+    let mut mountpoint = None;
+    let mut channels = None;
+    let mut args = std::env::args();
+    args.next();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--direct-io" => options.direct_io = true,
+            "--no-cache" => options.ttl = Duration::ZERO,
+            "--channels" => channels = Some(args.next().ok_or("--channels needs a number")?.parse()?),
+            _ => mountpoint = Some(arg),
+        }
+    }
+    let mountpoint = mountpoint.ok_or("usage: memfs MOUNTPOINT [--direct-io] [--channels N] [--no-cache]")?;
+    let mut init = InitConfig::default();
+    init.want |= fs::wanted_flags() | InitFlags::DIRECT_IO_ALLOW_MMAP;
+    let mount = MountOptions { fsname: "memfs".into(), subtype: Some("xfuse".into()), ..Default::default() };
+    let mut builder = Session::builder(MemFs::new(options)).init(init).mount_options(mount);
+    if let Some(channels) = channels {
+        builder = builder.channels(channels);
+    }
+    let session = builder.mount(mountpoint)?;
+    let _ = session.set_readahead_kb(1024);
+    session.wait();
+    for operation in session.stats().snapshot().operations {
+        println!(
+            "{:16} {:9} requests, {:6} errors, p50 {:?}, p99 {:?}",
+            operation.opcode.name(),
+            operation.count,
+            operation.errors,
+            operation.quantile(0.5),
+            operation.quantile(0.99)
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! From a request's bytes to the handler, and from its result to the reply.
+
+use crate::abi::{self, InHeader, Opcode};
+use crate::buffer::Pool;
+use crate::context::Context;
+use crate::decode::{self, Body, Decode, DecodeError, Shape};
+use crate::device;
+use crate::errno::Errno;
+use crate::fs::Filesystem;
+use crate::inflight::{Inflight, SlotGuard};
+use crate::notify::{self, Retrieved};
+use crate::reply::{Copied, Reply, Sink, Written};
+use crate::request::*;
+use crate::stats::ChannelStats;
+use bytes::Bytes;
+use rustix::fd::OwnedFd;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Poll as TaskPoll, Waker};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What all channels of a session share.
+pub(crate) struct Shared<F> {
+    pub(crate) fs: F,
+    pub(crate) shape: Shape,
+    pub(crate) pool: Pool,
+    pub(crate) notify: Arc<notify::Inner>,
+    pub(crate) inflight: Vec<Arc<Inflight>>,
+}
+
+/// What belongs to one channel.
+pub(crate) struct Lane {
+    pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) stats: Arc<ChannelStats>,
+    pub(crate) inflight: Arc<Inflight>,
+}
+
+/// Requests up to this size leave the page-aligned buffer, so that the next read uses the same, cached memory.
+pub(crate) const SMALL: usize = 256;
+
+/// The bytes of one request.
+pub(crate) enum RequestBytes {
+    /// A copy in the task itself.
+    Small([u8; SMALL], u16),
+    /// The page-aligned buffer.
+    Large(Bytes),
+}
+
+impl RequestBytes {
+    pub(crate) fn small(request: &[u8]) -> Self {
+        let mut copy = [0; SMALL];
+        copy[..request.len()].copy_from_slice(request);
+        RequestBytes::Small(copy, request.len() as u16)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            RequestBytes::Small(bytes, len) => &bytes[..usize::from(*len)],
+            RequestBytes::Large(bytes) => bytes,
+        }
+    }
+}
+
+/// One request being handled.
+struct Job<F> {
+    shared: Arc<Shared<F>>,
+    lane: Arc<Lane>,
+    header: InHeader,
+    opcode: Opcode,
+    request: RequestBytes,
+    cx: Context,
+    started: Instant,
+}
+
+/// Answers one request on its channel.
+struct Replier<'a> {
+    lane: &'a Lane,
+    unique: u64,
+}
+
+impl Sink for Replier<'_> {
+    fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        device::send(&self.lane.fd, self.unique, 0, parts)
+    }
+}
+
+impl Lane {
+    /// Sends an error reply; failures are only counted, the kernel has then given up the request.
+    fn send_error(&self, unique: u64, errno: Errno) {
+        let result = device::send(&self.fd, unique, -errno.0, &[]);
+        self.count_failure(unique, result);
+    }
+
+    fn count_failure(&self, unique: u64, result: io::Result<()>) -> bool {
+        let Err(error) = result else { return false };
+        match error.raw_os_error() {
+            // The caller was killed, or the connection has ended.
+            Some(libc::ENOENT | libc::ENODEV | libc::ECONNABORTED | libc::ENOTCONN) => {
+                self.stats.late_replies.fetch_add(1, Relaxed);
+                false
+            }
+            _ => {
+                self.stats.refused_replies.fetch_add(1, Relaxed);
+                tracing::error!(unique, %error, "the kernel refused a reply");
+                true
+            }
+        }
+    }
+}
+
+impl<F: Filesystem> Job<F> {
+    fn decode<'a, R: Decode<'a>>(&'a self) -> Result<R, DecodeError> {
+        let bytes = self.request.bytes();
+        let (_, body, _) = decode::split(bytes)?;
+        let mut body = match &self.request {
+            RequestBytes::Small(..) => Body::new(body),
+            RequestBytes::Large(base) => Body::in_buffer(body, base),
+        };
+        R::decode(&self.header, &mut body, self.shared.shape)
+    }
+
+    /// Decodes the arguments, runs the handler and answers.
+    async fn run<'a, R, T, H, Fut>(&'a self, handler: H) -> Result<T, Errno>
+    where
+        R: Decode<'a>,
+        H: FnOnce(&'a F, &'a Context, R) -> Fut,
+        Fut: Future<Output = Result<T, Errno>>,
+    {
+        match self.decode::<R>() {
+            Ok(request) => {
+                self.contain(async move { handler(&self.shared.fs, &self.cx, request).await }).await
+            }
+            Err(error) => {
+                self.lane.stats.malformed.fetch_add(1, Relaxed);
+                tracing::error!(opcode = self.opcode.name(), unique = self.header.unique, %error, "malformed request");
+                Err(Errno::EINVAL)
+            }
+        }
+    }
+
+    /// Turns a panic of the handler into `EIO`.
+    async fn contain<T>(&self, handler: impl Future<Output = Result<T, Errno>>) -> Result<T, Errno> {
+        let mut handler = pin!(handler);
+        poll_fn(|task| {
+            catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(task))).unwrap_or_else(|_| {
+                self.lane.stats.panics.fetch_add(1, Relaxed);
+                tracing::error!(opcode = self.opcode.name(), unique = self.header.unique, "handler panicked");
+                TaskPoll::Ready(Err(Errno::EIO))
+            })
+        })
+        .await
+    }
+
+    fn answer<T: Reply>(&self, outcome: Result<T, Errno>) {
+        let unique = self.header.unique;
+        let failed = outcome.is_err();
+        match outcome {
+            Ok(reply) => {
+                let sent = reply.reply(&Replier { lane: &self.lane, unique });
+                if self.lane.count_failure(unique, sent) {
+                    self.lane.send_error(unique, Errno::EIO);
+                }
+            }
+            Err(errno) => self.lane.send_error(unique, if errno.0 > 0 { errno } else { Errno::EIO }),
+        }
+        self.lane.stats.record(self.opcode, self.started.elapsed(), failed);
+    }
+}
+
+/// Runs a task until it first has to wait, and only then spawns it: requests that need no waiting are answered without
+/// a detour through the scheduler.
+fn launch(task: impl Future<Output = ()> + Send + 'static) {
+    let mut task = Box::pin(task);
+    let mut poll_once = std::task::Context::from_waker(Waker::noop());
+    if task.as_mut().poll(&mut poll_once).is_pending() {
+        // The spawned task is polled again soon, which registers its own waker.
+        tokio::spawn(task);
+    }
+}
+
+/// Handles one request that was read on `lane`; returns as soon as it is answered or has to wait.
+pub(crate) fn dispatch<F: Filesystem>(
+    shared: &Arc<Shared<F>>,
+    lane: &Arc<Lane>,
+    request: RequestBytes,
+    slot: SlotGuard,
+) {
+    let (header, groups) = match decode::split(request.bytes())
+        .and_then(|(header, _, extensions)| Ok((header, decode::supplementary_groups(extensions)?)))
+    {
+        Ok(split) => split,
+        Err(error) => return refuse(lane, request.bytes(), error),
+    };
+    let Some(opcode) = Opcode::from_code(header.opcode) else {
+        lane.stats.unknown.fetch_add(1, Relaxed);
+        tracing::debug!(opcode = header.opcode, "unknown operation");
+        return lane.send_error(header.unique, Errno::ENOSYS);
+    };
+    let cx = Context::new(&header, groups, slot);
+    let (shared, lane) = (shared.clone(), lane.clone());
+    route(Job { shared, lane, header, opcode, request, cx, started: Instant::now() });
+}
+
+/// Answers a request whose header or extensions make no sense.
+fn refuse(lane: &Lane, request: &[u8], error: DecodeError) {
+    lane.stats.malformed.fetch_add(1, Relaxed);
+    tracing::error!(len = request.len(), %error, "malformed request");
+    if let Some(header) = <InHeader as abi::Pod>::read_from(request) {
+        lane.send_error(header.unique, Errno::EIO);
+    }
+}
+
+/// Starts the handler of the request's operation.
+fn route<F: Filesystem>(job: Job<F>) {
+    macro_rules! to {
+        ($method:ident: $request:ty) => {
+            launch(async move {
+                let outcome = job.run(|fs, cx, request: $request| fs.$method(cx, request)).await;
+                job.answer(outcome);
+            })
+        };
+    }
+    match job.opcode {
+        Opcode::Lookup => to!(lookup: Lookup),
+        Opcode::Getattr => to!(getattr: Getattr),
+        Opcode::Statx => to!(statx: Statx),
+        Opcode::Setattr => to!(setattr: Setattr),
+        Opcode::Readlink => to!(readlink: Readlink),
+        Opcode::Symlink => to!(symlink: Symlink),
+        Opcode::Mknod => to!(mknod: Mknod),
+        Opcode::Mkdir => to!(mkdir: Mkdir),
+        Opcode::Unlink => to!(unlink: Unlink),
+        Opcode::Rmdir => to!(rmdir: Rmdir),
+        Opcode::Rename | Opcode::Rename2 => to!(rename: Rename),
+        Opcode::Link => to!(link: Link),
+        Opcode::Open => to!(open: Open),
+        Opcode::Create => to!(create: Create),
+        Opcode::Tmpfile => to!(tmpfile: Tmpfile),
+        Opcode::Read => to!(read: Read),
+        Opcode::Write => to!(write: Write),
+        Opcode::Statfs => to!(statfs: Statfs),
+        Opcode::Flush => to!(flush: Flush),
+        Opcode::Release => to!(release: Release),
+        Opcode::Fsync => to!(fsync: Fsync),
+        Opcode::Setxattr => to!(setxattr: Setxattr),
+        Opcode::Getxattr => to!(getxattr: Getxattr),
+        Opcode::Listxattr => to!(listxattr: Listxattr),
+        Opcode::Removexattr => to!(removexattr: Removexattr),
+        Opcode::Opendir => to!(opendir: Open),
+        Opcode::Readdir => to!(readdir: Readdir),
+        Opcode::Readdirplus => to!(readdirplus: Readdir),
+        Opcode::Releasedir => to!(releasedir: Release),
+        Opcode::Fsyncdir => to!(fsyncdir: Fsync),
+        Opcode::Getlk => to!(getlk: Lk),
+        Opcode::Setlk => to!(setlk: Lk),
+        Opcode::Setlkw => to!(setlkw: Lk),
+        Opcode::Access => to!(access: Access),
+        Opcode::Bmap => to!(bmap: Bmap),
+        Opcode::Ioctl => to!(ioctl: Ioctl),
+        Opcode::Poll => to!(poll: Poll),
+        Opcode::Fallocate => to!(fallocate: Fallocate),
+        Opcode::Lseek => to!(lseek: Lseek),
+        Opcode::CopyFileRange => launch(async move {
+            let copied = job.run(|fs, cx, request: CopyFileRange| fs.copy_file_range(cx, request)).await;
+            job.answer(copied.map(|Copied(bytes)| Written(u32::try_from(bytes).unwrap_or(u32::MAX))));
+        }),
+        Opcode::CopyFileRange64 => to!(copy_file_range: CopyFileRange),
+        Opcode::Setupmapping => to!(setupmapping: Setupmapping),
+        Opcode::Removemapping => to!(removemapping: Removemapping),
+        Opcode::Syncfs => to!(syncfs: Syncfs),
+        Opcode::Forget | Opcode::BatchForget => forget(&job),
+        Opcode::Interrupt => interrupt(job),
+        Opcode::NotifyReply => notify_reply(&job),
+        Opcode::Destroy => job.answer(Ok(())),
+        Opcode::Init | Opcode::CuseInit => job.answer::<()>(Err(Errno::EIO)),
+    }
+}
+
+fn forget<F: Filesystem>(job: &Job<F>) {
+    struct Forgets(Vec<abi::ForgetOne>);
+    impl<'a> Decode<'a> for Forgets {
+        fn decode(header: &InHeader, body: &mut Body<'a>, _: Shape) -> Result<Self, DecodeError> {
+            decode_forgets(header, body).map(Forgets)
+        }
+    }
+    match job.decode::<Forgets>() {
+        Ok(Forgets(list)) => {
+            let apply = || list.iter().for_each(|one| job.shared.fs.forget(one.nodeid, one.nlookup));
+            if catch_unwind(AssertUnwindSafe(apply)).is_err() {
+                job.lane.stats.panics.fetch_add(1, Relaxed);
+            }
+        }
+        Err(error) => {
+            job.lane.stats.malformed.fetch_add(1, Relaxed);
+            tracing::error!(%error, "malformed forget");
+        }
+    }
+    job.lane.stats.record(job.opcode, job.started.elapsed(), false);
+}
+
+/// How long an interrupt waits for a request that another channel has read but not yet registered.
+const INTERRUPT_RETRY: Duration = Duration::from_millis(1);
+
+fn interrupt<F: Filesystem>(job: Job<F>) {
+    struct Target(u64);
+    impl<'a> Decode<'a> for Target {
+        fn decode(_: &InHeader, body: &mut Body<'a>, _: Shape) -> Result<Self, DecodeError> {
+            Ok(Target(body.take::<abi::InterruptIn>()?.unique))
+        }
+    }
+    job.lane.stats.interrupts.fetch_add(1, Relaxed);
+    let Ok(Target(target)) = job.decode::<Target>() else {
+        job.lane.stats.malformed.fetch_add(1, Relaxed);
+        return;
+    };
+    if job.shared.inflight.iter().any(|inflight| inflight.interrupt(target)) {
+        return;
+    }
+    // Either the request has just been answered, then the kernel ignores this reply; or it is about to be registered,
+    // then EAGAIN makes the kernel repeat the interrupt.
+    let (lane, unique) = (job.lane.clone(), job.header.unique);
+    drop(job);
+    tokio::spawn(async move {
+        tokio::time::sleep(INTERRUPT_RETRY).await;
+        let _ = device::send(&lane.fd, unique, -libc::EAGAIN, &[]);
+    });
+}
+
+fn notify_reply<F: Filesystem>(job: &Job<F>) {
+    struct Pages(Retrieved);
+    impl<'a> Decode<'a> for Pages {
+        fn decode(_: &InHeader, body: &mut Body<'a>, _: Shape) -> Result<Self, DecodeError> {
+            let arg: abi::NotifyRetrieveIn = body.take()?;
+            let data = body.payload((arg.size as usize).min(body.remaining()))?;
+            Ok(Pages(Retrieved { offset: arg.offset, data }))
+        }
+    }
+    match job.decode::<Pages>() {
+        Ok(Pages(retrieved)) => job.shared.notify.retrieved(job.header.unique, retrieved),
+        Err(error) => {
+            job.lane.stats.malformed.fetch_add(1, Relaxed);
+            tracing::error!(%error, "malformed notification reply");
+        }
+    }
+}

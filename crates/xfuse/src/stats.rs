@@ -1,0 +1,217 @@
+//! Counters and latency histograms, per operation, kept per channel so that channels do not share cache lines.
+
+use crate::abi::Opcode;
+use crate::abi::opcode_slots;
+use crate::inflight::Inflight;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Histogram buckets: four per power of two, from 256 ns to 2^40 ns (18 minutes).
+const BUCKETS: usize = 4 * 32 + 1;
+
+#[derive(Debug)]
+struct OperationCounters {
+    count: AtomicU64,
+    errors: AtomicU64,
+    nanos: AtomicU64,
+    latency: [AtomicU64; BUCKETS],
+}
+
+impl Default for OperationCounters {
+    fn default() -> Self {
+        let zero = AtomicU64::default;
+        OperationCounters {
+            count: zero(),
+            errors: zero(),
+            nanos: zero(),
+            latency: std::array::from_fn(|_| AtomicU64::default()),
+        }
+    }
+}
+
+/// Index of the bucket that holds a latency.
+fn bucket(nanos: u64) -> usize {
+    let units = nanos >> 8;
+    if units == 0 {
+        return 0;
+    }
+    let octave = 63 - units.leading_zeros() as usize;
+    let quarter = (if octave >= 2 { units >> (octave - 2) } else { units << (2 - octave) } & 3) as usize;
+    (1 + 4 * octave + quarter).min(BUCKETS - 1)
+}
+
+/// Upper bound of a bucket in nanoseconds.
+fn bucket_limit(index: usize) -> u64 {
+    let (octave, quarter) = ((index.saturating_sub(1)) / 4, (index.saturating_sub(1)) % 4);
+    if index == 0 { 256 } else { ((5 + quarter as u64) << (octave + 8)) / 4 }
+}
+
+/// Counters of one channel.
+#[derive(Debug)]
+pub(crate) struct ChannelStats {
+    operations: Vec<OperationCounters>,
+    /// Requests of operations this crate does not know.
+    pub(crate) unknown: AtomicU64,
+    /// Requests that could not be decoded.
+    pub(crate) malformed: AtomicU64,
+    /// Handlers that panicked.
+    pub(crate) panics: AtomicU64,
+    /// Interrupts received.
+    pub(crate) interrupts: AtomicU64,
+    /// Replies to requests that the kernel had given up.
+    pub(crate) late_replies: AtomicU64,
+    /// Replies the kernel refused.
+    pub(crate) refused_replies: AtomicU64,
+}
+
+impl ChannelStats {
+    pub(crate) fn new() -> Self {
+        ChannelStats {
+            operations: (0..opcode_slots()).map(|_| OperationCounters::default()).collect(),
+            unknown: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            interrupts: AtomicU64::new(0),
+            late_replies: AtomicU64::new(0),
+            refused_replies: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn record(&self, opcode: Opcode, latency: Duration, failed: bool) {
+        let counters = &self.operations[opcode.index()];
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        counters.count.fetch_add(1, Relaxed);
+        counters.errors.fetch_add(u64::from(failed), Relaxed);
+        counters.nanos.fetch_add(nanos, Relaxed);
+        counters.latency[bucket(nanos)].fetch_add(1, Relaxed);
+    }
+}
+
+/// Live statistics of a session.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    channels: Arc<[(Arc<ChannelStats>, Arc<Inflight>)]>,
+    pool: crate::buffer::Pool,
+}
+
+/// One operation in a [`Snapshot`].
+#[derive(Debug, Clone)]
+pub struct OperationStats {
+    /// The operation.
+    pub opcode: Opcode,
+    /// Requests answered.
+    pub count: u64,
+    /// Of these, with an error.
+    pub errors: u64,
+    /// Time from reading the request to sending the reply, summed.
+    pub total: Duration,
+    buckets: Vec<u64>,
+}
+
+impl OperationStats {
+    /// A latency that the given share (0 to 1) of requests did not exceed, to within a quarter of its power of two.
+    pub fn quantile(&self, share: f64) -> Duration {
+        let rank = (self.count as f64 * share).ceil() as u64;
+        let mut seen = 0;
+        for (index, count) in self.buckets.iter().enumerate() {
+            seen += count;
+            if seen >= rank {
+                return Duration::from_nanos(bucket_limit(index));
+            }
+        }
+        Duration::ZERO
+    }
+}
+
+/// Statistics at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Operations that occurred.
+    pub operations: Vec<OperationStats>,
+    /// Requests being handled.
+    pub in_flight: usize,
+    /// Request buffers in use, one per channel included.
+    pub buffers_in_use: usize,
+    /// Requests of operations this crate does not know (answered `ENOSYS`).
+    pub unknown: u64,
+    /// Requests that could not be decoded (answered `EINVAL`).
+    pub malformed: u64,
+    /// Handlers that panicked (answered `EIO`).
+    pub panics: u64,
+    /// Interrupts received.
+    pub interrupts: u64,
+    /// Replies to requests that the kernel had given up.
+    pub late_replies: u64,
+    /// Replies the kernel refused as malformed.
+    pub refused_replies: u64,
+}
+
+impl Snapshot {
+    /// The statistics of one operation, if it occurred.
+    pub fn operation(&self, opcode: Opcode) -> Option<&OperationStats> {
+        self.operations.iter().find(|operation| operation.opcode == opcode)
+    }
+
+    /// Number of requests of one operation.
+    pub fn count(&self, opcode: Opcode) -> u64 {
+        self.operation(opcode).map_or(0, |operation| operation.count)
+    }
+}
+
+impl Stats {
+    pub(crate) fn new(channels: Vec<(Arc<ChannelStats>, Arc<Inflight>)>, pool: crate::buffer::Pool) -> Self {
+        Stats { channels: channels.into(), pool }
+    }
+
+    /// The sum over all channels at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        let sum = |field: fn(&ChannelStats) -> &AtomicU64| -> u64 {
+            self.channels.iter().map(|(stats, _)| field(stats).load(Relaxed)).sum()
+        };
+        Snapshot {
+            operations: Opcode::ALL.iter().filter_map(|opcode| self.operation(*opcode)).collect(),
+            in_flight: self.channels.iter().map(|(_, inflight)| inflight.busy()).sum(),
+            buffers_in_use: self.pool.in_use(),
+            unknown: sum(|s| &s.unknown),
+            malformed: sum(|s| &s.malformed),
+            panics: sum(|s| &s.panics),
+            interrupts: sum(|s| &s.interrupts),
+            late_replies: sum(|s| &s.late_replies),
+            refused_replies: sum(|s| &s.refused_replies),
+        }
+    }
+
+    fn operation(&self, opcode: Opcode) -> Option<OperationStats> {
+        let mut result =
+            OperationStats { opcode, count: 0, errors: 0, total: Duration::ZERO, buckets: vec![0; BUCKETS] };
+        for (channel, _) in self.channels.iter() {
+            let counters = &channel.operations[opcode.index()];
+            result.count += counters.count.load(Relaxed);
+            result.errors += counters.errors.load(Relaxed);
+            result.total += Duration::from_nanos(counters.nanos.load(Relaxed));
+            for (sum, bucket) in result.buckets.iter_mut().zip(&counters.latency) {
+                *sum += bucket.load(Relaxed);
+            }
+        }
+        (result.count > 0).then_some(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_ordered_and_hold_their_values() {
+        let mut last = 0;
+        for nanos in (0..1 << 20).step_by(7).chain((1 << 20..1 << 36).step_by(1 << 20)) {
+            let index = bucket(nanos);
+            assert!(index >= last, "buckets do not decrease at {nanos}");
+            assert!(nanos < bucket_limit(index), "{nanos} is below the limit of bucket {index}");
+            assert!(index == 0 || nanos >= bucket_limit(index - 1), "{nanos} is not below bucket {index}");
+            last = index;
+        }
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+}
