@@ -266,7 +266,10 @@ impl MgmtdClient {
         } else {
             return Err(error.clone());
         }
-        self.find_primary(asked).await
+        self.find_primary(asked).await.map_err(|mut not_found| {
+            not_found.message = format!("{}; {}: {error}", not_found.message, failed.address);
+            not_found
+        })
     }
 
     async fn find_primary(&self, asked: &mut Asked) -> Result<Manager, Status> {

@@ -1,0 +1,5 @@
+//! The clients against servers in the same process, over a network in memory and tokio's paused clock.
+
+mod mgmtd;
+mod net;
+mod servers;
