@@ -21,6 +21,7 @@ pub mod status;
 pub mod storage;
 pub mod token;
 pub mod user;
+pub mod valor;
 
 pub use address::{Address, AddressType, ServiceGroupInfo};
 pub use id::*;

@@ -1,0 +1,96 @@
+//! Extensions between Valor peers. A C++ 3FS server answers 2008 `InvalidServiceID` to them, upon which a client does
+//! without.
+
+use crate::id::InodeId;
+use crate::meta::{Inode, PathAt, ReqBase, RspBase, SessionInfo, VersionedLength};
+use valor_wire::{Uuid, Wire};
+
+/// Request of `appendReserve`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct AppendReserveReq {
+    /// What every request carries; the client must be the session's.
+    #[wire(base)]
+    pub base: ReqBase,
+    /// File.
+    pub inode: InodeId,
+    /// Session under which it is open for writing.
+    pub session: Uuid,
+    /// Bytes to append.
+    pub len: u64,
+    /// Length as the client knows it from its own writes that were not synced yet.
+    pub length_hint: Option<VersionedLength>,
+}
+
+/// Reply of `appendReserve`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct AppendReserveRsp {
+    /// What every reply carries.
+    #[wire(base)]
+    pub base: RspBase,
+    /// Where to write; nobody else is given an offset in the `len` bytes from here.
+    pub offset: u64,
+}
+
+/// `renameat2` flag: fail with 3007 if the new name exists.
+pub const RENAME_NOREPLACE: u32 = 1;
+/// `renameat2` flag: exchange the two names.
+pub const RENAME_EXCHANGE: u32 = 2;
+
+/// Request of `rename2`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct Rename2Req {
+    /// What every request carries.
+    #[wire(base)]
+    pub base: ReqBase,
+    /// Old name.
+    pub src: PathAt,
+    /// New name.
+    pub dest: PathAt,
+    /// 0, [`RENAME_NOREPLACE`] or [`RENAME_EXCHANGE`].
+    pub flags: u32,
+}
+
+/// Reply of `rename2`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct Rename2Rsp {
+    /// What every reply carries.
+    #[wire(base)]
+    pub base: RspBase,
+    /// The inode that had the old name.
+    pub stat: Inode,
+}
+
+/// Request of `hold`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct HoldReq {
+    /// What every request carries.
+    #[wire(base)]
+    pub base: ReqBase,
+    /// File that is open for reading and about to lose its last name.
+    pub inode: InodeId,
+    /// Session that keeps its data until `close`.
+    pub session: SessionInfo,
+}
+
+/// Reply of `hold`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct HoldRsp {
+    /// What every reply carries.
+    #[wire(base)]
+    pub base: RspBase,
+    /// The inode.
+    pub stat: Inode,
+}
+
+/// Methods of our own that metadata servers serve beside `MetaSerde`, at the same address.
+pub mod meta {
+    use super::*;
+    crate::method::methods! { "ValorMeta", 0x5604;
+        /// An offset for an append that no other client gets.
+        AppendReserve = 1 "appendReserve" (AppendReserveReq) -> AppendReserveRsp;
+        /// Rename with the flags of `renameat2`.
+        Rename2 = 2 "rename2" (Rename2Req) -> Rename2Rsp;
+        /// Keeps the data of a file that is open for reading only.
+        Hold = 3 "hold" (HoldReq) -> HoldRsp;
+    }
+}
