@@ -49,6 +49,11 @@ table! {
     RPC_CLIENT_REQUESTS = "valor_rpc_client_requests_total", Counter, "1", "Calls made, by method.";
     RPC_CLIENT_ERRORS = "valor_rpc_client_errors_total", Counter, "1", "Calls that failed in transport, by method.";
     RPC_CLIENT_LATENCY = "valor_rpc_client_latency_seconds", Histogram, "seconds", "Duration of calls, by method.";
+    KV_COMMITS = "valor_kv_commits_total", Counter, "1", "Transactions that wrote something and committed.";
+    KV_CONFLICTS = "valor_kv_conflicts_total", Counter, "1", "Commits refused because of a conflict.";
+    KV_TOO_OLD = "valor_kv_too_old_total", Counter, "1", "Commits refused because the transaction was too old.";
+    KV_RETRIES = "valor_kv_retries_total", Counter, "1", "Transactions run again after a failure.";
+    KV_FLUSHES = "valor_kv_flushes_total", Counter, "1", "Memtables of the embedded engine written to tables.";
     RPC_CLIENT_CONNECTS = "valor_rpc_client_connects_total", Counter, "1", "Connections opened.";
     MGMTD_IS_PRIMARY = "valor_mgmtd_is_primary", Gauge, "1", "1 on the primary manager, 0 on the others.";
     MGMTD_ELECTIONS = "valor_mgmtd_elections_total", Counter, "1", "Times this manager became primary.";
