@@ -48,7 +48,11 @@ pub fn tcp() -> Endpoint {
 }
 
 pub fn client() -> Arc<Client> {
-    Client::new(Env::real(), ClientConfig::default())
+    // Machines that run tests are busy at times.
+    Client::new(
+        Env::real(),
+        ClientConfig { default_timeout: Duration::from_secs(20), ..ClientConfig::default() },
+    )
 }
 
 pub fn serve(router: Router) -> (ServerHandle, Endpoint) {
