@@ -184,7 +184,7 @@ impl Client {
         loop {
             let (failure, reused) = match pool.get(&self.env, &self.config, to).await {
                 Ok((connection, reused)) => {
-                    match connection.call(id, request.clone(), self.config.max_unsent_bytes).await {
+                    match connection.call(id, &request, self.config.max_unsent_bytes).await {
                         Ok(response) => return Ok((connection, response)),
                         Err(failure) => (failure, reused),
                     }
