@@ -187,7 +187,8 @@ impl Database {
     }
 
     /// Makes all commits durable and ends the database for all handles: later commits fail. Blocks the thread until
-    /// background work has stopped.
+    /// background work has stopped. Reads go on; the directory is free for another process when the last handle, those of
+    /// transactions included, is dropped.
     ///
     /// # Errors
     /// The engine's, when commits could not be made durable.

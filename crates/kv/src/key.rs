@@ -106,6 +106,9 @@ pub(crate) fn check_readable(key: &[u8]) -> Result<(), KvError> {
 /// Checks a key to be written by `set`, `clear` or a range of them.
 pub(crate) fn check_writable(key: &[u8]) -> Result<(), KvError> {
     check_readable(key)?;
+    if key.is_empty() {
+        return Err(KvError::illegal("the empty key cannot be written"));
+    }
     if key == METADATA_VERSION_KEY {
         return Err(KvError::illegal("the metadata version is only set as a versionstamp"));
     }
@@ -182,6 +185,8 @@ mod tests {
         assert!(check_readable(METADATA_VERSION_KEY).is_ok());
         assert!(check_writable(METADATA_VERSION_KEY).is_err());
         assert!(check_readable(b"\xff").is_err());
+        assert!(check_readable(b"").is_ok());
+        assert!(check_writable(b"").is_err());
         assert!(check_range(b"", b"\xff").is_ok());
         assert!(check_range(b"", b"\xff\0").is_err());
         assert!(check_range(b"b", b"a").is_err());

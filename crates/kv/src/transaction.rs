@@ -164,7 +164,7 @@ impl Transaction {
         self.read_range(prefix, &prefix_end(prefix), limit, false, true).await
     }
 
-    /// Sets `key` to `value`.
+    /// Sets `key`, which must not be empty, to `value`.
     pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
         self.write(|state| {
