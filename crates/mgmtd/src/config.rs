@@ -55,8 +55,6 @@ pub struct Config {
     pub target_info_persist_interval: Duration,
     /// Most locations stored in one transaction.
     pub target_info_persist_batch: u32,
-    /// How soon after a change of the primary stored locations of targets are loaded.
-    pub target_info_load_interval: Duration,
     /// Chains all of whose targets serve are moved step by step to their preferred order.
     pub try_adjust_target_order_as_preferred: bool,
     /// A manager older than the last primary does not take the lease.
@@ -127,7 +125,6 @@ impl Default for Config {
             update_metrics_interval: secs(1),
             target_info_persist_interval: secs(1),
             target_info_persist_batch: 1000,
-            target_info_load_interval: secs(1),
             try_adjust_target_order_as_preferred: false,
             extend_lease_check_release_version: true,
             authenticate: false,
@@ -164,7 +161,6 @@ impl Config {
             update_chains_interval: millis(100),
             bump_routing_info_version_interval: millis(200),
             target_info_persist_interval: millis(500),
-            target_info_load_interval: millis(200),
             ..Self::default()
         }
     }
@@ -174,6 +170,7 @@ impl Tree for Config {
     const IGNORED: &'static [&'static str] = &[
         "heartbeat_ignore_unknown_targets", // deprecated in 3FS
         "enable_routinginfo_cache",         // replies are always built from what is known now
+        "target_info_load_interval",        // locations are loaded together with everything else
         "user_cache.buckets",
     ];
 
@@ -186,7 +183,6 @@ impl Tree for Config {
             ("bump_routing_info_version_interval", self.bump_routing_info_version_interval),
             ("update_metrics_interval", self.update_metrics_interval),
             ("target_info_persist_interval", self.target_info_persist_interval),
-            ("target_info_load_interval", self.target_info_load_interval),
             ("heartbeat_fail_interval", self.heartbeat_fail_interval),
             ("client_session_timeout", self.client_session_timeout),
         ];
