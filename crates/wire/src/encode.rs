@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::checksum::{extend_storage_crc32c_known, extend_raw_crc32c};
+use crate::checksum::{extend_raw_crc32c, extend_storage_crc32c_known};
 
 /// `Bytes` of at least this many bytes become a segment of their own instead of being copied.
 pub const LARGE_BYTES: usize = 4096;

@@ -20,8 +20,8 @@ mod types;
 use bytes::Bytes;
 
 pub use checksum::{
-    BodyCrc, combine_storage_crc32, combine_storage_crc32c, extend_raw_crc32c, extend_storage_crc32, extend_storage_crc32c,
-    raw_crc32, raw_crc32c, shift_crc32c, storage_crc32, storage_crc32c,
+    BodyCrc, combine_storage_crc32, combine_storage_crc32c, extend_raw_crc32c, extend_storage_crc32,
+    extend_storage_crc32c, raw_crc32, raw_crc32c, shift_crc32c, storage_crc32, storage_crc32c,
 };
 pub use decode::{DecodeError, Decoder};
 pub use encode::{Encoder, KnownCrc, LARGE_BYTES, Segments};
