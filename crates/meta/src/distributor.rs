@@ -1,0 +1,168 @@
+//! The map of metadata servers (`src/meta/components/Distributor.cc`).
+//!
+//! Each server shows that it lives by rewriting a versionstamp. A server whose stamp stands still is dropped from the
+//! map by the others. Every new map also changes `\xff/metadataVersion`, which batched operations read: if the map
+//! changes under them, their transaction conflicts.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+use valor_protocol::status::code;
+use valor_protocol::{InodeId, NodeId};
+use valor_wire::{from_bytes, to_bytes};
+
+use crate::core::{Core, Cx, Work};
+use crate::error::{Error, Result, corrupt, fail};
+use crate::owner::owner_of;
+use crate::schema::{
+    METADATA_VERSION_KEY, SERVER_ALIVE_PREFIX, SERVER_MAP_KEY, ServerMap, parse_server_alive_key, prefix_end,
+    server_alive_key,
+};
+use crate::store::{Read, Tx};
+
+/// A versionstamp; later ones are larger.
+pub(crate) type Stamp = [u8; 10];
+
+/// Servers that may be read in one round.
+const MAX_SERVERS: usize = 10_000;
+
+#[derive(Default)]
+struct Latest {
+    map: ServerMap,
+    stamp: Stamp,
+}
+
+/// This server's view of the map.
+pub(crate) struct Distributor {
+    node: NodeId,
+    latest: RwLock<Latest>,
+    /// Last seen stamps, and when they were new.
+    alive: Mutex<HashMap<NodeId, (Stamp, Instant)>>,
+}
+
+impl Distributor {
+    pub(crate) fn new(node: NodeId) -> Self {
+        Self { node, latest: RwLock::default(), alive: Mutex::default() }
+    }
+
+    /// The owner of an inode as far as this server knows.
+    pub(crate) fn owner(&self, inode: InodeId) -> Option<NodeId> {
+        owner_of(&self.latest.read().map.active, inode)
+    }
+
+    /// Whether this server owns an inode, and the version of the map that says so. The transaction fails if the map
+    /// changes before it commits.
+    pub(crate) async fn check_owner(&self, tx: &mut Tx, inode: InodeId) -> Result<(bool, Stamp)> {
+        let stamp = load_version(tx).await?;
+        if stamp > self.latest.read().stamp {
+            self.load_map(tx).await?;
+        }
+        let latest = self.latest.read();
+        if stamp < latest.stamp {
+            return Err(Error::Stale("the map of metadata servers has changed"));
+        }
+        Ok((owner_of(&latest.map.active, inode) == Some(self.node), stamp))
+    }
+
+    async fn load_map(&self, tx: &mut Tx) -> Result<(ServerMap, Stamp)> {
+        let stamp = load_version(tx).await?;
+        let map = match tx.get(SERVER_MAP_KEY, Read::Conflict).await? {
+            Some(value) => from_bytes(value).map_err(|error| corrupt("map of metadata servers", &error))?,
+            None => ServerMap::default(),
+        };
+        let mut latest = self.latest.write();
+        if stamp > latest.stamp {
+            tracing::info!(active = ?map.active, "map of metadata servers");
+            *latest = Latest { map: map.clone(), stamp };
+        }
+        Ok((map, stamp))
+    }
+
+    /// Notes which stamps are new and gives the servers of the map that have been silent too long.
+    fn find_dead(
+        &self,
+        active: &[NodeId],
+        stamps: Vec<(NodeId, Stamp)>,
+        timeout: Duration,
+    ) -> BTreeSet<NodeId> {
+        let now = Instant::now();
+        let mut alive = self.alive.lock();
+        for (node, stamp) in stamps {
+            let known = alive.entry(node).or_insert((stamp, now));
+            if known.0 != stamp {
+                *known = (stamp, now);
+            }
+        }
+        let silent = |node: &NodeId| alive.get(node).is_none_or(|(_, time)| *time + timeout < now);
+        active.iter().copied().filter(|node| *node != self.node && silent(node)).collect()
+    }
+}
+
+async fn load_version(tx: &mut Tx) -> Result<Stamp> {
+    match tx.get(METADATA_VERSION_KEY, Read::Conflict).await? {
+        None => Ok(Stamp::default()),
+        Some(value) => match Stamp::try_from(value.as_ref()) {
+            Ok(stamp) => Ok(stamp),
+            Err(_) => fail(code::DATA_CORRUPTION, "metadata version is not a versionstamp"),
+        },
+    }
+}
+
+struct Update {
+    leave: bool,
+}
+
+impl Work for Update {
+    /// True if there is a new map.
+    type Output = bool;
+
+    async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<bool> {
+        let distributor = &cx.core.distributor;
+        let (map, stamp) = distributor.load_map(tx).await?;
+        if stamp < distributor.latest.read().stamp {
+            return Err(Error::Stale("the map of metadata servers has changed"));
+        }
+        let begin = SERVER_ALIVE_PREFIX;
+        let page = tx.range(begin, &prefix_end(begin), MAX_SERVERS, Read::Snapshot).await?;
+        let stamps = page.items.iter().filter_map(|(key, value)| {
+            Some((parse_server_alive_key(key)?, Stamp::try_from(value.as_ref()).ok()?))
+        });
+        let dead = distributor.find_dead(&map.active, stamps.collect(), cx.config.distributor.timeout.get());
+        let node = distributor.node;
+        tx.set_versionstamp(&server_alive_key(node));
+        let listed = map.active.contains(&node);
+        if dead.is_empty() && listed != self.leave {
+            return Ok(false);
+        }
+        let mut active: BTreeSet<NodeId> =
+            map.active.iter().copied().filter(|node| !dead.contains(node)).collect();
+        if self.leave {
+            active.remove(&node);
+        } else {
+            active.insert(node);
+        }
+        if !dead.is_empty() {
+            tracing::warn!(?dead, "metadata servers are silent and lose their inodes");
+        }
+        let map = ServerMap { active: active.into_iter().collect() };
+        tx.set(SERVER_MAP_KEY, to_bytes(&map));
+        tx.set_versionstamp(METADATA_VERSION_KEY);
+        Ok(true)
+    }
+}
+
+/// One round: shows life, drops silent servers, joins (or leaves) the map.
+///
+/// # Errors
+/// The transaction's; 3019 if the map keeps changing.
+pub(crate) async fn update(core: &Core, leave: bool) -> Result<()> {
+    for _ in 0..10 {
+        // A map just written is known only once it is read back, with its stamp.
+        if !core.transact(Update { leave }).await? || leave {
+            return Ok(());
+        }
+    }
+    fail(code::META_BUSY, "the map of metadata servers keeps changing")
+}
