@@ -55,6 +55,14 @@ table! {
     KV_RETRIES = "valor_kv_retries_total", Counter, "1", "Transactions run again after a failure.";
     KV_FLUSHES = "valor_kv_flushes_total", Counter, "1", "Memtables of the embedded engine written to tables.";
     RPC_CLIENT_CONNECTS = "valor_rpc_client_connects_total", Counter, "1", "Connections opened.";
+    CLIENT_STORAGE_RETRIES = "valor_client_storage_retries_total", Counter, "1", "Attempts at storage operations after the first.";
+    CLIENT_STORAGE_FAILURES = "valor_client_storage_failures_total", Counter, "1", "Storage operations given up.";
+    META_TXN_RETRIES = "valor_meta_transaction_retries_total", Counter, "1", "Tries of metadata transactions after the first.";
+    META_BATCH_SIZE = "valor_meta_batch_requests", Histogram, "1", "Requests on one inode merged into a transaction.";
+    META_GC_DONE = "valor_meta_gc_done_total", Counter, "1", "Removed files and directories collected.";
+    META_GC_FAILED = "valor_meta_gc_failed_total", Counter, "1", "Collections of removed files and directories that failed.";
+    CLIENT_META_RETRIES = "valor_client_meta_retries_total", Counter, "1", "Attempts at metadata calls after the first.";
+    CLIENT_META_FAILURES = "valor_client_meta_failures_total", Counter, "1", "Metadata calls given up after retries.";
     MGMTD_IS_PRIMARY = "valor_mgmtd_is_primary", Gauge, "1", "1 on the primary manager, 0 on the others.";
     MGMTD_ELECTIONS = "valor_mgmtd_elections_total", Counter, "1", "Times this manager became primary.";
     MGMTD_HEARTBEATS = "valor_mgmtd_heartbeats_total", Counter, "1", "Heartbeats accepted.";
