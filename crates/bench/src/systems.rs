@@ -161,14 +161,14 @@ impl System {
         }
         // Usable once all chunk servers have registered: a file with three copies can be written.
         let probe = self.root().join("probe");
-        while !(run("mfssetgoal", &["-r", "3", &root]).is_ok() && three_copies(&probe)) {
+        while !(in_namespace("mfssetgoal", &["-r", "3", &root]).is_ok() && three_copies(&probe)) {
             if Instant::now() > deadline {
                 return Err("moosefs: chunk servers did not register".into());
             }
             std::thread::sleep(Duration::from_millis(200));
         }
         std::fs::remove_file(probe).map_err(|error| error.to_string())?;
-        run("mfssetgoal", &["-r", &goal.to_string(), &root]).map(drop)
+        in_namespace("mfssetgoal", &["-r", &goal.to_string(), &root]).map(drop)
     }
 
     fn spawn(&mut self, program: &str, args: &[&str]) -> Result<(), String> {
@@ -233,7 +233,7 @@ impl Drop for System {
 
 fn three_copies(probe: &Path) -> bool {
     let written = std::fs::write(probe, "x").is_ok();
-    let copies = run("mfsfileinfo", &[&text(probe)]).map_or(0, |info| info.matches("copy ").count());
+    let copies = in_namespace("mfsfileinfo", &[&text(probe)]).map_or(0, |info| info.matches("copy ").count());
     written && copies >= 3
 }
 
