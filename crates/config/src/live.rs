@@ -62,6 +62,25 @@ impl<T: Tree> Live<T> {
         })
     }
 
+    /// A part of this tree as a tree of its own, which follows every update of this one. Update the whole, not the
+    /// part.
+    #[must_use]
+    pub fn part<S: Tree>(&self, pick: impl Fn(&T) -> S + Send + Sync + 'static) -> Arc<Live<S>> {
+        let part = Live::new(pick(&self.get()));
+        let follower = Arc::clone(&part);
+        self.on_update(move |whole| follower.set(pick(whole)));
+        part
+    }
+
+    fn set(&self, tree: T) {
+        let guard = self.update.lock();
+        let new = Arc::new(tree);
+        self.current.store(Arc::clone(&new));
+        for listener in &guard.listeners {
+            listener(&new);
+        }
+    }
+
     /// The values in force now.
     #[must_use]
     pub fn get(&self) -> Arc<T> {
@@ -374,6 +393,24 @@ mod tests {
         assert_eq!(Pushable::render(&*live, "server.interval").unwrap(), "\"10s\"");
         assert!(Pushable::render(&*live, "").unwrap().contains("[server]"));
         assert_eq!(Pushable::render(&*live, "no.such").unwrap_err().code(), 20);
+    }
+
+    #[test]
+    fn a_part_follows_the_whole() {
+        let live = Live::new(Whole::default());
+        let part = live.part(|whole| whole.inner.clone());
+        live.hot_update("[inner]\nlimit = 9", "x").unwrap();
+        assert_eq!(part.get().limit, 9);
+    }
+
+    #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Whole {
+        inner: Sample,
+    }
+
+    impl Tree for Whole {
+        const IGNORED: &'static [&'static str] = Sample::IGNORED;
     }
 
     #[test]
