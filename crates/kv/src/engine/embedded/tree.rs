@@ -169,13 +169,14 @@ fn guard<T>(dir: &Path, operation: impl FnOnce() -> lsm_tree::Result<T>) -> Resu
 }
 
 fn explain(dir: &Path, error: &lsm_tree::Error) -> KvError {
-    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-    if let lsm_tree::Error::Io(io) = error
-        && !matches!(io.kind(), NotFound | UnexpectedEof | InvalidData)
-    {
-        return KvError::engine(format!("{}: {io}", dir.display()));
-    }
-    locate(dir).unwrap_or_else(|| corrupt(dir, None, &error.to_string()))
+    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+    let lsm_tree::Error::Io(io) = error else {
+        return locate(dir).unwrap_or_else(|| corrupt(dir, None, &error.to_string()));
+    };
+    // What a damaged position or length leads to; other failures are the system's.
+    let suspicious = matches!(io.kind(), NotFound | UnexpectedEof | InvalidData | InvalidInput);
+    let damage = if suspicious { locate(dir) } else { None };
+    damage.unwrap_or_else(|| KvError::engine(format!("{}: {io}", dir.display())))
 }
 
 /// Looks for the damaged file, which the tree's errors do not name.
