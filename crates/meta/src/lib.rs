@@ -39,6 +39,8 @@ mod statfs;
 mod store;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod times;
 mod users;
 

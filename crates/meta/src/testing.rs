@@ -185,9 +185,9 @@ pub(crate) fn test_config() -> Config {
     Config { time_granularity: valor_config::Duration::from_micros(1), ..Config::default() }
 }
 
-/// The layout of the root directory in tests.
+/// The layout of the root directory in tests: that of the recorded file system.
 pub(crate) fn test_layout() -> Layout {
-    Layout::empty(ChainTableId(1), 4096, 2)
+    Layout::empty(ChainTableId(1), 512 << 10, 3)
 }
 
 impl TestServer {

@@ -1,0 +1,3 @@
+//! Tests of the whole service over memory.
+
+mod golden;
