@@ -6,7 +6,9 @@ mod backoff;
 mod join;
 pub mod mgmtd;
 pub mod routing;
+pub mod storage;
 
 pub use backoff::{Backoff, FastPause};
 pub use mgmtd::MgmtdClient;
 pub use routing::{Routing, RoutingCache};
+pub use storage::StorageClient;

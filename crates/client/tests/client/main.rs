@@ -1,5 +1,7 @@
 //! The clients against servers in the same process, over a network in memory and tokio's paused clock.
 
+mod cluster;
 mod mgmtd;
 mod net;
 mod servers;
+mod storage;
