@@ -141,6 +141,13 @@ impl Mgmtd {
         }
     }
 
+    /// Stops everything as if the process had died: the lease stays until it ends. For tests and simulations.
+    pub fn abandon(&self) {
+        self.stop.send_replace(true);
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
+        self.data.write().lease = LeaseState::default();
+    }
+
     /// Whether this manager is primary and has loaded the cluster's state.
     pub fn is_primary(&self) -> bool {
         self.ensure_primary().is_ok()

@@ -82,13 +82,10 @@ impl World for Machine {
     }
 
     fn disk(&self) -> Arc<dyn disk::Disk> {
-        unimplemented_disk()
+        unreachable!("the manager has no files of its own")
     }
 }
 
-fn unimplemented_disk() -> Arc<dyn disk::Disk> {
-    unreachable!("the manager has no files of its own")
-}
 
 #[derive(Default)]
 struct Backlog {
