@@ -216,7 +216,7 @@ mod tests {
         assert!((1..CLASSES).all(|class| class_size(class) >= class_size(class - 1)));
         for len in [0, 1, 4096, 4097, 1 << 20, (1 << 20) + 200, LARGEST_CLASS] {
             let size = class_size(class_of(len).unwrap());
-            assert!(size >= len && size % ALIGNMENT == 0);
+            assert!(size >= len && size.is_multiple_of(ALIGNMENT));
             assert!(len < 1 << 16 || size <= len + len / 4);
         }
         assert_eq!(class_of(LARGEST_CLASS + 1), None);

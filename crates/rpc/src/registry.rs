@@ -12,8 +12,8 @@ use crate::session::Session;
 
 /// A connection is not taken for idle before this.
 const IDLE_MIN: Duration = Duration::from_secs(1);
-/// Connections closed at a time when there are too many: finding them means looking at all.
-const SHED_BATCH: usize = 64;
+/// Part of the idle connections closed at a time when there are too many: finding the oldest means looking at all.
+const SHED_PART: usize = 256;
 /// Pause between two such searches when the first found nothing.
 const SEARCH_PAUSE: Duration = Duration::from_millis(100);
 
@@ -84,7 +84,7 @@ impl Registry {
             .collect();
         state.vain_search = idle.is_empty().then(Instant::now);
         drop(state);
-        let count = idle.len().min(SHED_BATCH);
+        let count = idle.len().div_ceil(SHED_PART);
         if count < idle.len() {
             idle.select_nth_unstable_by(count, |(a, _), (b, _)| b.cmp(a));
         }

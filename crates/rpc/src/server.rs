@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use rustix::io::Errno;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
@@ -24,6 +26,8 @@ use crate::session::Session;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Longest time between two looks for useless connections.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Least time between warnings about misbehaving peers.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An RPC server of one shard. Several of them may listen on the same TCP address.
 pub struct Server;
@@ -76,6 +80,7 @@ impl ServerBuilder {
             running: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             rest: Notify::new(),
+            last_complaint: Mutex::default(),
         });
         let mut tasks: Vec<_> = listeners
             .into_iter()
@@ -167,9 +172,20 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     /// No request is running.
     rest: Notify,
+    last_complaint: Mutex<Option<Instant>>,
 }
 
 impl Shared {
+    /// Whether to log at full level what a peer can provoke at will: once a second.
+    pub(crate) fn may_complain(&self) -> bool {
+        let mut last = self.last_complaint.lock();
+        let may = last.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
+
     pub(crate) fn find(&self, service: u16, method: u16) -> Option<&Arc<dyn Handler>> {
         self.routers.iter().find(|router| router.id() == service)?.find(method)
     }
@@ -226,12 +242,20 @@ async fn accept(shared: Arc<Shared>, listener: Listener) {
         match listener.accept().await {
             Ok(stream) => admit(&shared, stream),
             Err(error) => {
-                let shed = shared.registry.shed_idle();
-                tracing::warn!(%error, shed, "cannot accept a connection");
+                let shed = if is_exhaustion(&error) { shared.registry.shed_idle() } else { 0 };
+                if shared.may_complain() {
+                    tracing::warn!(%error, shed, "cannot accept a connection");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// Whether closing other connections would help.
+fn is_exhaustion(error: &io::Error) -> bool {
+    const EXHAUSTED: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| EXHAUSTED.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Serves a new connection; in the place of idle ones if there are too many, and not at all if none is idle.

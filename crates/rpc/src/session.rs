@@ -99,7 +99,9 @@ impl Session {
             if let Err(error) = received {
                 if !matches!(error, ReadError::Io(_)) && !self.is_closed() {
                     self.server.metrics.bad_frames.increment(1);
-                    tracing::warn!(peer = %self.peer, %error, "closing connection");
+                    if self.server.may_complain() {
+                        tracing::warn!(peer = %self.peer, %error, "closing connection");
+                    }
                 }
                 return self.close();
             }

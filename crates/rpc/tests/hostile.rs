@@ -363,6 +363,10 @@ async fn the_oldest_idle_connection_makes_room() {
     write(&newcomer, &echo_frame(1, "")).await;
     assert_eq!(read_frame(&newcomer).await.uuid, 1);
     expect_end(&streams[0]).await;
+    for stream in &streams[1..] {
+        write(stream, &echo_frame(2, "")).await;
+        assert_eq!(read_frame(stream).await.uuid, 2, "one made room, not all");
+    }
 }
 
 #[tokio::test]
