@@ -1,0 +1,5 @@
+//! x
+use super::Admin;
+pub async fn checksum(_admin: &Admin, _paths: &[String]) -> Result<(), String> {
+    Err("x".into())
+}

@@ -1,0 +1,193 @@
+//! `valor admin`: looks at a cluster and changes it. Command names and arguments are those of 3FS's `admin_cli`.
+
+mod cluster;
+mod config;
+mod content;
+mod dump;
+mod files;
+mod table;
+mod users;
+
+use crate::serve::{parse_addresses, try_lock_file};
+use crate::up;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use valor_env::{Endpoint, Env};
+use valor_kv::Database;
+use valor_protocol::Method;
+use valor_protocol::address::Address;
+use valor_protocol::mgmtd::{self, RoutingInfo, methods};
+use valor_protocol::status;
+use valor_protocol::user::UserInfo;
+use valor_protocol::{NodeId, RoutingInfoVersion};
+use valor_rpc::{CallOptions, Client, ClientConfig};
+use valor_wire::Status;
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Arguments of `valor admin`.
+#[derive(clap::Args, Debug)]
+pub struct AdminArgs {
+    /// A cluster of this machine: the directory given to `valor up`.
+    #[arg(long, global = true, default_value_os_t = up::default_data_dir())]
+    pub data_dir: PathBuf,
+    /// Another cluster: the address of a manager, for example TCP://10.0.0.1:8000 (with --cluster-id).
+    #[arg(long, global = true, requires = "cluster_id")]
+    pub mgmtd: Vec<String>,
+    /// Name of the other cluster.
+    #[arg(long, global = true)]
+    pub cluster_id: Option<String>,
+    /// Token of an administrator, if the cluster authenticates.
+    #[arg(long, global = true, env = "VALOR_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    #[command(flatten)]
+    Cluster(cluster::Command),
+    #[command(flatten)]
+    Config(config::Command),
+    #[command(flatten)]
+    Files(files::Command),
+    #[command(flatten)]
+    Users(users::Command),
+    #[command(flatten)]
+    Dump(dump::Command),
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// A message for the user.
+pub async fn run(args: AdminArgs) -> Result<(), String> {
+    let admin = Admin::connect(&args)?;
+    match args.command {
+        Command::Cluster(command) => cluster::run(&admin, command).await,
+        Command::Config(command) => config::run(&admin, command).await,
+        Command::Files(command) => files::run(&admin, command).await,
+        Command::Users(command) => users::run(&admin, command).await,
+        Command::Dump(command) => dump::run(&admin, command).await,
+    }
+}
+
+/// A connection to one cluster.
+pub struct Admin {
+    pub env: Env,
+    pub rpc: Arc<Client>,
+    pub cluster_id: String,
+    pub mgmtd: Vec<Address>,
+    pub user: UserInfo,
+    pub json: bool,
+    /// Data directory of a cluster on this machine.
+    local: Option<PathBuf>,
+}
+
+impl Admin {
+    fn connect(args: &AdminArgs) -> Result<Self, String> {
+        let env = Env::real();
+        let rpc = Client::new(env.clone(), ClientConfig::default());
+        let (cluster_id, mgmtd, local) = match &args.cluster_id {
+            Some(id) => (id.clone(), parse_addresses(&args.mgmtd)?, None),
+            None => {
+                let (id, addresses) = up::local_cluster(&args.data_dir)?;
+                (id, addresses, Some(args.data_dir.clone()))
+            }
+        };
+        let user = UserInfo {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            token: args.token.clone().unwrap_or_default(),
+            ..UserInfo::default()
+        };
+        Ok(Self { env, rpc, cluster_id, mgmtd, user, json: args.json, local })
+    }
+
+    /// A call to the primary manager, whichever of the known ones it is.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub async fn manager<M: Method>(&self, request: &M::Req) -> Result<M::Rsp, String> {
+        let mut last = String::from("no manager address known");
+        for address in &self.mgmtd {
+            match self.rpc.call::<M>(*address, request, &CallOptions::timeout(CALL_TIMEOUT)).await {
+                Ok(reply) => return Ok(reply),
+                Err(status)
+                    if status::is_rpc(status.code) || status.code == status::code::MGMTD_NOT_PRIMARY =>
+                {
+                    last = format!("manager {address}: {}", status::describe(&status));
+                }
+                Err(status) => return Err(format!("{}: {}", M::NAME, status::describe(&status))),
+            }
+        }
+        Err(format!("{last}; is the cluster running?"))
+    }
+
+    /// What the managers say of nodes, chains and targets.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub async fn routing(&self) -> Result<RoutingInfo, String> {
+        let request = mgmtd::GetRoutingInfoReq {
+            cluster_id: self.cluster_id.clone(),
+            routing_info_version: RoutingInfoVersion(0),
+            user: self.user.clone(),
+        };
+        Ok(self.manager::<methods::GetRoutingInfo>(&request).await?.info.unwrap_or_default())
+    }
+
+    /// Where a node serves `service`.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn endpoint(&self, routing: &RoutingInfo, node: NodeId, service: &str) -> Result<Address, String> {
+        let info = routing
+            .nodes
+            .get(&node)
+            .ok_or_else(|| format!("no node {node}; see `valor admin list-nodes`"))?;
+        let groups = info.app.service_groups.iter().filter(|group| group.services.contains(service));
+        groups
+            .flat_map(|group| group.endpoints.first())
+            .next()
+            .copied()
+            .ok_or_else(|| format!("node {node} ({}) does not serve {service}", info.r#type.name()))
+    }
+
+    /// A call to one address.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub async fn call<M: Method>(&self, address: Address, request: &M::Req) -> Result<M::Rsp, String> {
+        self.rpc
+            .call::<M>(address, request, &CallOptions::timeout(CALL_TIMEOUT))
+            .await
+            .map_err(|status: Status| format!("{} at {address}: {}", M::NAME, status::describe(&status)))
+    }
+
+    /// A database of this machine's cluster: `mgmtd` or `meta`.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn database(&self, process: &str) -> Result<Database, String> {
+        let dir =
+            self.local.as_ref().ok_or("this command works on a cluster of this machine only (--data-dir)")?;
+        let socket = dir.join(process).join("kv.sock");
+        if !running(&dir.join(process)) {
+            return Err(format!(
+                "{process} does not run in {}; start the cluster with `valor up`",
+                dir.display()
+            ));
+        }
+        Ok(Database::remote(self.env.clone(), Arc::clone(&self.rpc), Endpoint::Unix(socket)))
+    }
+}
+
+fn running(dir: &Path) -> bool {
+    try_lock_file(&dir.join("process.lock")).is_err()
+}

@@ -1,0 +1,208 @@
+//! `valor meta`: the metadata service's process.
+
+use super::meta_deps::{MgmtdView, StorageChunks, StoredUsers};
+use super::mgmtd::{apply_pushed, config_status, open_database, serve_database};
+use super::{Process, Profile, ServeArgs};
+use crate::overrides::Overrides;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use valor_client::mgmtd::{Identity, MgmtdClient, MgmtdClientConfig, Role};
+use valor_client::storage::{StorageClient, StorageClientConfig};
+use valor_config::{Live, Pushable, Tree};
+use valor_daemon::BaseConfig;
+use valor_env::Endpoint;
+use valor_kv::Database;
+use valor_meta::{Deps, Meta};
+use valor_protocol::app::ClientId;
+use valor_protocol::meta::Layout;
+use valor_protocol::mgmtd::{HeartbeatDetail, NodeType};
+use valor_protocol::{ChainTableId, NodeId};
+use valor_user::{Ttls, UserStore};
+use valor_wire::{UtcTime, Uuid};
+
+/// How long to wait for routing information at start.
+const ROUTING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Main configuration (3FS `src/meta/service/MetaServer.h`).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Main {
+    server: Sections,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Sections {
+    base: BaseConfig,
+    meta: valor_meta::Config,
+    mgmtd_client: MgmtdClientConfig,
+    storage_client: StorageClientConfig,
+}
+
+impl Tree for Main {
+    const COLD: &'static [&'static str] = &["server.base", "server.mgmtd_client.mgmtd_server_addresses"];
+    const IGNORED: &'static [&'static str] = &[
+        "common",
+        "server.base.thread_pool",
+        "server.base.independent_thread_pool",
+        "server.background_client",
+        "server.fdb",
+        "server.kv_engine",
+        "server.use_memkv",
+        "server.mgmtd_client.work_queue_size",
+        "server.mgmtd_client.network_type",
+        "server.storage_client.net_client",
+        "server.storage_client.net_client_for_updates",
+        "server.storage_client.create_net_client_for_updates",
+        "server.storage_client.implementation_type",
+        "server.storage_client.check_overlapping_read_buffers",
+        "server.storage_client.check_overlapping_write_buffers",
+        "server.storage_client.max_inline_read_bytes",
+        "server.storage_client.max_inline_write_bytes",
+        "server.storage_client.max_read_io_bytes",
+        "server.storage_client.traffic_control.*.random_shuffle_requests",
+        "server.storage_client.traffic_control.*.process_batches_in_parallel",
+        "server.meta.background_hole_checker",
+        "server.meta.batch_stat_by_path_concurrent",
+        "server.meta.batch_stat_concurrent",
+        "server.meta.event_trace_log",
+        "server.meta.forward.addr_type",
+        "server.meta.forward.debug",
+        "server.meta.gc.gc_directory_entry_concurrent",
+        "server.meta.gc.retry_remove_chunks",
+        "server.meta.gc.txn_low_priority",
+        "server.meta.gc.workers",
+        "server.meta.grv_cache",
+        "server.meta.inodeId_abort_on_duplicate",
+        "server.meta.max_directory_depth",
+        "server.meta.max_remove_chunks_per_request",
+        "server.meta.retry_remove_chunks",
+        "server.meta.session_manager.close_workers",
+        "server.meta.session_manager.scan_workers",
+        "server.meta.check_file_hole",
+        "server.meta.statfs_space_imbalance_threshold",
+    ];
+
+    fn check(&self) -> Result<(), String> {
+        self.server.meta.check()
+    }
+}
+
+/// Runs until stopped.
+///
+/// # Errors
+/// A message for the user.
+pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
+    let process = Process::prepare("meta", args, overrides)?;
+    let live = process.main_config(base(&process), Some(NodeType::Meta)).await?;
+    let groups = process.bind(&live.get().server.base, "MetaSerde", 8000, 9000)?;
+    let db = open_database(&process)?;
+    let kv = serve_database(&process, db.clone())?;
+    if let Some(text) = &process.args.init_root_layout {
+        let layout = root_layout(text)?;
+        let now = UtcTime(process.env.utc_now().0);
+        valor_meta::init_fs(&db, layout, now)
+            .await
+            .map_err(|status| format!("making the root directory: {status}"))?;
+    }
+    let mgmtd = start_mgmtd_client(&process, &live, process.app_info(&groups))?;
+    tokio::select! {
+        ready = mgmtd.wait_ready(ROUTING_PATIENCE) => drop(ready.map_err(|status| format!("no routing information: {status}"))?),
+        () = process.stop.triggered() => return Ok(()),
+    }
+    let deps = deps(&process, &live, &mgmtd, db);
+    let part = live.part(|main| main.server.meta.clone());
+    let meta = Meta::start(process.env.clone(), part, NodeId(process.app.node_id), deps)
+        .await
+        .map_err(|status| format!("metadata service: {status}"))?;
+    let serving =
+        process.serve_all(&groups, live.get().server.base.shards, meta.routers().into(), live).await?;
+    mgmtd.start_heartbeat();
+    process.stop.triggered().await;
+    mgmtd.stop().await;
+    serving.stop().await;
+    meta.stop().await;
+    kv.stop(Duration::ZERO).await;
+    Ok(())
+}
+
+fn base(process: &Process) -> Main {
+    let mut base = Main::default();
+    base.server
+        .mgmtd_client
+        .mgmtd_server_addresses
+        .clone_from(&process.launcher.mgmtd_client.mgmtd_server_addresses);
+    if process.args.profile == Profile::Fast {
+        base.server.meta = valor_meta::Config::fast();
+        base.server.mgmtd_client = base.server.mgmtd_client.fast();
+        base.server.storage_client.retry = valor_client::storage::RetryConfig::fast();
+    }
+    base
+}
+
+fn start_mgmtd_client(
+    process: &Process,
+    live: &Arc<Live<Main>>,
+    app: valor_protocol::app::FbsAppInfo,
+) -> Result<Arc<MgmtdClient>, String> {
+    process.mgmtd_addresses()?;
+    let role =
+        Role::Server { app, detail: Box::new(|| HeartbeatDetail::MetaHeartbeatInfo(Default::default())) };
+    let mut identity = Identity::new(process.launcher.cluster_id.clone(), super::root_user(), role);
+    let pushed = Arc::clone(live);
+    identity.on_config = Some(Arc::new(move |config| apply_pushed(&*pushed, config).is_ok()));
+    let status = Arc::clone(live) as Arc<dyn Pushable>;
+    identity.config_status = Arc::new(move || config_status(&*status));
+    let config = live.get().server.mgmtd_client.clone();
+    let client = MgmtdClient::start(process.env.clone(), Arc::clone(&process.rpc), config, identity);
+    let follower = Arc::downgrade(&client);
+    live.on_update(move |main| {
+        if let Some(client) = follower.upgrade() {
+            client.set_config(main.server.mgmtd_client.clone());
+        }
+    });
+    Ok(client)
+}
+
+fn deps(process: &Process, live: &Arc<Live<Main>>, mgmtd: &Arc<MgmtdClient>, db: Database) -> Deps {
+    let client_id = ClientId { uuid: Uuid(process.env.random_uuid()), hostname: process.env.hostname() };
+    let config = live.get().server.storage_client.clone();
+    let storage =
+        StorageClient::new(&process.env, Arc::clone(&process.rpc), Arc::clone(mgmtd), config, client_id);
+    let follower = Arc::downgrade(&storage);
+    live.on_update(move |main| {
+        if let Some(client) = follower.upgrade() {
+            client.set_config(main.server.storage_client.clone());
+        }
+    });
+    let ttls = Arc::clone(live);
+    let users = UserStore::new(process.env.clone(), users_database(process, &db), move || {
+        let cache = &ttls.get().server.meta.user_cache;
+        Ttls { exist: cache.exist_ttl.get(), inexist: cache.inexist_ttl.get() }
+    });
+    Deps {
+        db,
+        users: Arc::new(StoredUsers(users)),
+        cluster: Arc::new(MgmtdView(Arc::clone(mgmtd))),
+        chunks: Arc::new(StorageChunks(storage)),
+        rpc: Arc::clone(&process.rpc),
+    }
+}
+
+/// Users are in mgmtd's database; on one machine that is reached through its socket beside our directory.
+fn users_database(process: &Process, own: &Database) -> Database {
+    let socket = process.args.dir.join("../mgmtd/kv.sock");
+    if !socket.exists() {
+        return own.clone();
+    }
+    Database::remote(process.env.clone(), Arc::clone(&process.rpc), Endpoint::Unix(socket))
+}
+
+fn root_layout(text: &str) -> Result<Layout, String> {
+    let numbers: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
+    match numbers.as_deref() {
+        Ok([table, chunk_size, stripe]) => Ok(Layout::empty(ChainTableId(*table), *chunk_size, *stripe)),
+        _ => Err(format!("--init-root-layout `{text}` is not TABLE,CHUNK,STRIPE")),
+    }
+}
