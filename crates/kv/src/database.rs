@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use valor_env::Env;
+use valor_env::{Endpoint, Env};
 
 use crate::engine::Durability;
 use crate::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
@@ -14,6 +14,7 @@ use crate::engine::simulated::{SimulatedEngine, SimulatedStorage};
 use crate::error::code;
 use crate::faults::{Faults, Injector};
 use crate::local::{LocalOptions, LocalStore};
+use crate::remote::RemoteStore;
 use crate::snapshots::Snapshots;
 use crate::store::Store;
 use crate::transaction::{Attempt, Transaction};
@@ -102,6 +103,17 @@ impl Database {
         Self::local(env, Arc::new(engine), snapshots, options)
     }
 
+    /// The database that another process serves at `endpoint` with [`crate::remote::router`]. Nothing is sent before a
+    /// transaction reads or commits.
+    pub fn remote(env: Env, rpc: Arc<valor_rpc::Client>, endpoint: Endpoint) -> Self {
+        Database { env, store: Store::Remote(Arc::new(RemoteStore::new(rpc, endpoint))), faults: None }
+    }
+
+    /// What a server of this database needs of it.
+    pub(crate) fn into_parts(self) -> (Env, Store) {
+        (self.env, self.store)
+    }
+
     fn local(
         env: Env,
         engine: Arc<dyn crate::engine::Engine>,
@@ -188,20 +200,21 @@ impl Database {
 
     /// Makes all commits durable and ends the database for all handles: later commits fail. Blocks the thread until
     /// background work has stopped. Reads go on; the directory is free for another process when the last handle, those of
-    /// transactions included, is dropped.
+    /// transactions included, is dropped. Does nothing to a remote database.
     ///
     /// # Errors
     /// The engine's, when commits could not be made durable.
     pub async fn close(&self) -> Result<(), KvError> {
-        self.store.close().await
+        self.store.close()
     }
 
-    /// Reads all tables on disk and compares their checksums. Blocks the thread; for administrators.
+    /// Reads all tables on disk and compares their checksums. Blocks the thread; for administrators. Does nothing to a remote
+    /// database.
     ///
     /// # Errors
     /// [`KvError::Corrupt`] names the first damaged file.
     pub async fn verify(&self) -> Result<(), KvError> {
-        self.store.verify().await
+        self.store.verify()
     }
 }
 

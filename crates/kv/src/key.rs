@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::KvError;
+use crate::{KvError, VERSIONSTAMP_LEN};
 
 /// Longest key in bytes. FoundationDB's limit, so that a database can be moved there.
 pub const MAX_KEY: usize = 10_000;
@@ -119,6 +119,18 @@ pub(crate) fn check_writable(key: &[u8]) -> Result<(), KvError> {
 pub(crate) fn check_value(value: &[u8]) -> Result<(), KvError> {
     if value.len() > MAX_VALUE {
         return Err(KvError::TooLarge { what: "value", size: value.len(), limit: MAX_VALUE });
+    }
+    Ok(())
+}
+
+/// Checks a write of a versionstamp at `offset` of `value`.
+pub(crate) fn check_stamped(key: &[u8], value: &[u8], offset: usize) -> Result<(), KvError> {
+    if key != METADATA_VERSION_KEY {
+        check_writable(key)?;
+    }
+    check_value(value)?;
+    if offset.checked_add(VERSIONSTAMP_LEN).is_none_or(|end| end > value.len()) {
+        return Err(KvError::illegal("a versionstamp does not fit into its value"));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! # Layers
 //! * [`Transaction`]: own writes over reads at a version, conflict ranges. Pure part: `overlay`.
 //! * `LocalStore`: one resolver for conflicts, versions, publication, group commit; the same for all local engines.
+//! * `remote`: the same transactions on a database of another process.
 //! * Engines keep versioned values and committed batches: memory; simulated (memory, over a log that survives simulated
 //!   crashes); embedded (a log and an LSM tree on disk, README.md says why this one).
 //!
@@ -25,6 +26,7 @@ mod local;
 mod overlay;
 #[cfg(test)]
 mod random;
+pub mod remote;
 mod resolver;
 mod snapshots;
 mod store;

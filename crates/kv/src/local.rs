@@ -117,6 +117,10 @@ impl LocalStore {
             return Err(error.clone());
         }
         if let Some(read_version) = request.read_version {
+            if read_version > self.snapshots.published() {
+                // Only a remote caller can send it.
+                return Err(KvError::illegal("the read version is in the future"));
+            }
             writer.resolver.check(read_version, &request.read_conflicts).inspect_err(count_refusal)?;
         }
         let version = self.engine.next_version();

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::batch::{CommitInfo, CommitRequest, Mutation, VERSIONSTAMP_LEN, Version};
+use crate::batch::{CommitInfo, CommitRequest, Mutation, Version};
 use crate::key::{
-    KeyRange, KeyValue, MAX_TRANSACTION, METADATA_VERSION_KEY, check_range, check_readable, check_value,
+    KeyRange, KeyValue, MAX_TRANSACTION, check_range, check_readable, check_stamped, check_value,
     check_writable, coalesce, prefix_end,
 };
 use crate::overlay::{Lookup, Overlay, covered_to, rest_after, unreadable};
@@ -198,17 +198,11 @@ impl Transaction {
     }
 
     /// Sets `key` to `value`, of which the 10 bytes from `offset` on will be the commit's versionstamp. Until commit the
-    /// transaction cannot read the key. The only way to write [`METADATA_VERSION_KEY`].
+    /// transaction cannot read the key. The only way to write [`crate::METADATA_VERSION_KEY`].
     pub fn set_versionstamped_value(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, offset: usize) {
         let (key, value) = (key.as_ref(), value.as_ref());
         self.write(|state| {
-            if key != METADATA_VERSION_KEY {
-                check_writable(key)?;
-            }
-            check_value(value)?;
-            if offset.checked_add(VERSIONSTAMP_LEN).is_none_or(|end| end > value.len()) {
-                return Err(KvError::illegal("a versionstamp does not fit into its value"));
-            }
+            check_stamped(key, value, offset)?;
             state.grow(key.len() + value.len())?;
             state.overlay.set_stamped(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value), offset);
             Ok(())
@@ -258,8 +252,10 @@ impl Transaction {
             return Ok(CommitInfo { version: request.read_version.unwrap_or(0), versionstamp: None });
         }
         match &self.inner.faults {
-            Some(faults) => faults.around_commit(self.inner.store.commit(request)).await,
-            None => self.inner.store.commit(request).await,
+            Some(faults) => {
+                faults.around_commit(self.inner.store.commit(self.inner.view.get(), request)).await
+            }
+            None => self.inner.store.commit(self.inner.view.get(), request).await,
         }
     }
 
@@ -270,17 +266,10 @@ impl Transaction {
             std::mem::replace(&mut *state, State { over: true, ..State::default() })
         };
         let mutations = state.overlay.mutations();
-        let mut write_conflicts = state.write_conflicts;
-        write_conflicts.extend(mutations.iter().map(|mutation| match mutation {
-            Mutation::ClearRange(range) => range.clone(),
-            Mutation::Set { key, .. } | Mutation::Clear { key } | Mutation::SetVersionstamped { key, .. } => {
-                KeyRange::single(key)
-            }
-        }));
         Ok(CommitRequest {
             read_version: self.inner.view.get().map(View::version),
             read_conflicts: coalesce(state.read_conflicts),
-            write_conflicts: coalesce(write_conflicts),
+            write_conflicts: write_ranges(&mutations, state.write_conflicts),
             mutations,
         })
     }
@@ -359,6 +348,18 @@ impl Transaction {
         }
         Ok(RangeResult { items, more })
     }
+}
+
+/// What a commit counts as having written: its writes and the ranges declared as such.
+pub(crate) fn write_ranges(mutations: &[Mutation], declared: Vec<KeyRange>) -> Vec<KeyRange> {
+    let mut ranges = declared;
+    ranges.extend(mutations.iter().map(|mutation| match mutation {
+        Mutation::ClearRange(range) => range.clone(),
+        Mutation::Set { key, .. } | Mutation::Clear { key } | Mutation::SetVersionstamped { key, .. } => {
+            KeyRange::single(key)
+        }
+    }));
+    coalesce(ranges)
 }
 
 fn checked_range(begin: &[u8], end: &[u8]) -> Result<KeyRange, KvError> {

@@ -46,7 +46,8 @@ async fn sample(dir: &Path) -> (Database, Content) {
 async fn read_all(db: &Database) -> Result<Content, KvError> {
     let tx = db.begin();
     let items = tx.get_range("", "z", usize::MAX, false).await?.items;
-    let by_range: Content = items.into_iter().map(|entry| (entry.key.to_vec(), entry.value.to_vec())).collect();
+    let by_range: Content =
+        items.into_iter().map(|entry| (entry.key.to_vec(), entry.value.to_vec())).collect();
     let reverse = tx.get_range("", "z", usize::MAX, true).await?.items;
     assert!(by_range.keys().rev().eq(reverse.iter().map(|entry| entry.key.as_ref())));
     for n in 0..150 {
@@ -101,7 +102,10 @@ async fn try_damaged(original: &Path, content: &Content, what: &str, damage: imp
             Outcome::Right
         }
         Err(KvError::Corrupt { file, offset, .. }) => {
-            let file = file.strip_prefix(copy.path()).unwrap_or_else(|_| panic!("{what}: names {file:?}")).to_owned();
+            let file = file
+                .strip_prefix(copy.path())
+                .unwrap_or_else(|_| panic!("{what}: names {file:?}"))
+                .to_owned();
             Outcome::Corrupt { file, offset }
         }
         Err(other) => panic!("{what}: {other}"),
@@ -155,7 +159,9 @@ async fn damage_every_file(original: &Path, content: &Content) -> BTreeMap<PathB
             outcomes.push(try_damaged(original, content, &what, cut_file).await);
         }
         let what = format!("{}: removed", name.display());
-        outcomes.push(try_damaged(original, content, &what, |copy| fs::remove_file(copy.join(&name)).unwrap()).await);
+        outcomes.push(
+            try_damaged(original, content, &what, |copy| fs::remove_file(copy.join(&name)).unwrap()).await,
+        );
 
         let tally = tallies.entry(name.clone()).or_default();
         for outcome in outcomes {

@@ -122,7 +122,10 @@ async fn check(db: &Database, acked: &BTreeMap<u64, u64>) {
         let acked = acked.get(&writer).copied().unwrap_or(0);
         assert_eq!(first, last, "writer {writer}: a commit is there in part");
         assert!(first >= acked, "writer {writer}: commit {acked} was acknowledged, {first} is there");
-        assert!(first <= acked.max(1) + 1 || acked == 0, "writer {writer}: {first} committed, {acked} acknowledged");
+        assert!(
+            first <= acked.max(1) + 1 || acked == 0,
+            "writer {writer}: {first} committed, {acked} acknowledged"
+        );
         let rows = tx.get_prefix(format!("{writer}/row/"), 1000).await.unwrap().items;
         let expected: Vec<_> = (first.saturating_sub(ROWS) + 1..=first)
             .map(|n| (format!("{writer}/row/{n:09}"), row(n)))

@@ -21,6 +21,8 @@ macro_rules! on_every_engine {
                 #[tokio::test]
                 async fn simulated() { crate::$module::$case(&mut engines::simulated()).await }
                 #[tokio::test]
+                async fn remote() { crate::$module::$case(&mut engines::remote()).await }
+                #[tokio::test]
                 async fn embedded() { crate::$module::$case(&mut engines::embedded_process()).await }
                 #[tokio::test]
                 async fn embedded_synced() { crate::$module::$case(&mut engines::embedded_always()).await }

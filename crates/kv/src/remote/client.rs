@@ -1,0 +1,130 @@
+//! The half that calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use valor_env::Endpoint;
+use valor_protocol::Method;
+use valor_protocol::status::code as status;
+use valor_rpc::{CallOptions, Client};
+use valor_wire::Status;
+
+use super::protocol::{Begin, Commit, CommitReq, End, EndReq, Get, GetReq, Nothing, Scan, ScanReq};
+use crate::KvError;
+use crate::batch::{CommitInfo, CommitRequest, Version};
+use crate::engine::Scan as ScanResult;
+use crate::error::code;
+use crate::key::{KeyRange, KeyValue};
+
+/// Time for one call.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A database served by another process.
+pub(crate) struct RemoteStore {
+    rpc: Arc<Client>,
+    endpoint: Endpoint,
+}
+
+/// A view held by the other process.
+pub(crate) struct RemoteView {
+    store: Arc<RemoteStore>,
+    id: u64,
+    version: Version,
+    /// The other process was told.
+    ended: AtomicBool,
+}
+
+impl RemoteStore {
+    pub(crate) fn new(rpc: Arc<Client>, endpoint: Endpoint) -> Self {
+        RemoteStore { rpc, endpoint }
+    }
+
+    async fn call<M: Method>(&self, req: &M::Req) -> Result<M::Rsp, Status> {
+        self.rpc.call_endpoint::<M>(&self.endpoint, req, &CallOptions::timeout(TIMEOUT)).await
+    }
+
+    /// A call that changes nothing: whatever happened to it, it may be made again.
+    async fn read<M: Method>(&self, req: &M::Req) -> Result<M::Rsp, KvError> {
+        self.call::<M>(req).await.map_err(|error| error_of(error, KvError::Retryable))
+    }
+
+    pub(crate) async fn view(self: &Arc<Self>) -> Result<RemoteView, KvError> {
+        let info = self.read::<Begin>(&Nothing {}).await?;
+        Ok(RemoteView {
+            store: self.clone(),
+            id: info.view,
+            version: info.version,
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) async fn get(&self, view: &RemoteView, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let req = GetReq { view: view.id, key: Bytes::copy_from_slice(key) };
+        Ok(self.read::<Get>(&req).await?.value)
+    }
+
+    pub(crate) async fn scan(
+        &self,
+        view: &RemoteView,
+        range: &KeyRange,
+        reverse: bool,
+        limit: usize,
+    ) -> Result<ScanResult, KvError> {
+        let (begin, end) = (range.begin.clone(), range.end.clone());
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let rsp = self.read::<Scan>(&ScanReq { view: view.id, begin, end, reverse, limit }).await?;
+        Ok(ScanResult { entries: rsp.entries.into_iter().map(KeyValue::from).collect(), more: rsp.more })
+    }
+
+    pub(crate) async fn commit(
+        &self,
+        view: Option<&RemoteView>,
+        request: CommitRequest,
+    ) -> Result<CommitInfo, KvError> {
+        let req = CommitReq::new(request, view.map_or(0, |view| view.id));
+        let rsp = self.call::<Commit>(&req).await;
+        if let (Ok(_), Some(view)) = (&rsp, view) {
+            view.ended.store(true, Ordering::Relaxed);
+        }
+        let rsp = rsp.map_err(|error| error_of(error, |_| KvError::MaybeCommitted))?;
+        Ok(rsp.info())
+    }
+}
+
+impl RemoteView {
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+}
+
+impl Drop for RemoteView {
+    fn drop(&mut self) {
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        // A courtesy: without it the server gives the view up by itself.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (store, view) = (self.store.clone(), self.id);
+        runtime.spawn(async move {
+            let _ = store.call::<End>(&EndReq { view }).await;
+        });
+    }
+}
+
+/// The failure of a call. `lost` makes the error for a request that may have been executed.
+fn error_of(error: Status, lost: impl FnOnce(String) -> KvError) -> KvError {
+    let message = error.message;
+    match error.code {
+        code::CONFLICT => KvError::Conflict,
+        code::TOO_OLD => KvError::TooOld,
+        code::MAYBE_COMMITTED => KvError::MaybeCommitted,
+        code if code::is_retryable(code) => KvError::Retryable(message),
+        status::RPC_SEND_FAILED | status::RPC_REQUEST_REFUSED => KvError::Retryable(message),
+        status::RPC_TIMEOUT => lost(message),
+        // An answer that cannot be read follows an execution.
+        40..=45 | status::FOUND_BUG => lost(message),
+        _ => KvError::engine(format!("remote database: {message}")),
+    }
+}

@@ -1,0 +1,124 @@
+//! The half that serves a database.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use valor_env::Env;
+use valor_rpc::Router;
+use valor_wire::Status;
+
+use super::protocol::{
+    Begin, Commit, CommitReq, CommitRsp, End, EndReq, Entry, Get, GetReq, GetRsp, Nothing, SERVICE,
+    SERVICE_ID, Scan, ScanReq, ScanRsp, ViewInfo,
+};
+use crate::key::{KeyRange, check_range, check_readable};
+use crate::store::{Store, View};
+use crate::{Database, KvError};
+
+/// Views held for remote transactions at a time.
+const VIEWS_MAX: usize = 256;
+/// A view unused for this long makes room for another one.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Entries in one answer.
+const SCAN_ENTRIES_MAX: u32 = 1024;
+/// Bytes of keys and values in one answer, beyond which it ends after the entry it has reached.
+const SCAN_BYTES_MAX: usize = 1 << 20;
+
+/// The service through which other processes run transactions on `db`.
+pub fn router(db: Database) -> Router {
+    let (env, store) = db.into_parts();
+    let server = Arc::new(Server { env, store, views: Mutex::default() });
+    let with = |server: &Arc<Server>| Arc::clone(server);
+    let (begin, end, get, scan, commit) =
+        (with(&server), with(&server), with(&server), with(&server), with(&server));
+    Router::new(SERVICE_ID, SERVICE)
+        .method::<Begin, _, _>(move |_, _| answer(begin.clone(), async |server| server.begin().await))
+        .method::<End, _, _>(move |_, req| answer(end.clone(), async move |server| server.end(&req)))
+        .method::<Get, _, _>(move |_, req| answer(get.clone(), async move |server| server.get(req).await))
+        .method::<Scan, _, _>(move |_, req| answer(scan.clone(), async move |server| server.scan(req).await))
+        .method::<Commit, _, _>(move |_, req| {
+            answer(commit.clone(), async move |server| server.commit(req).await)
+        })
+}
+
+async fn answer<T>(
+    server: Arc<Server>,
+    handle: impl AsyncFnOnce(&Server) -> Result<T, KvError>,
+) -> Result<T, Status> {
+    handle(&server).await.map_err(Status::from)
+}
+
+struct Server {
+    env: Env,
+    store: Store,
+    views: Mutex<HashMap<u64, Held>>,
+}
+
+struct Held {
+    view: Arc<View>,
+    used: Instant,
+}
+
+impl Server {
+    async fn begin(&self) -> Result<ViewInfo, KvError> {
+        let view = Arc::new(self.store.view().await?);
+        let version = view.version();
+        let mut views = self.views.lock();
+        if views.len() >= VIEWS_MAX {
+            views.retain(|_, held| held.used.elapsed() < IDLE_MAX);
+        }
+        if views.len() >= VIEWS_MAX {
+            return Err(KvError::Retryable("too many remote transactions".into()));
+        }
+        // Random, so that a client that outlives a restart does not meet a stranger's view; 0 means none.
+        let id = self.env.random_u64().max(1);
+        views.insert(id, Held { view, used: Instant::now() });
+        Ok(ViewInfo { view: id, version })
+    }
+
+    fn end(&self, req: &EndReq) -> Result<Nothing, KvError> {
+        self.views.lock().remove(&req.view);
+        Ok(Nothing {})
+    }
+
+    fn view(&self, id: u64) -> Result<Arc<View>, KvError> {
+        let mut views = self.views.lock();
+        // Given up for another one, or this process was restarted.
+        let held = views.get_mut(&id).ok_or(KvError::TooOld)?;
+        held.used = Instant::now();
+        Ok(held.view.clone())
+    }
+
+    async fn get(&self, req: GetReq) -> Result<GetRsp, KvError> {
+        check_readable(&req.key)?;
+        let view = self.view(req.view)?;
+        Ok(GetRsp { value: self.store.get(&view, &req.key).await? })
+    }
+
+    async fn scan(&self, req: ScanReq) -> Result<ScanRsp, KvError> {
+        check_range(&req.begin, &req.end)?;
+        let view = self.view(req.view)?;
+        let range = KeyRange { begin: req.begin, end: req.end };
+        let limit = req.limit.min(SCAN_ENTRIES_MAX) as usize;
+        let mut scan = self.store.scan(&view, &range, req.reverse, limit).await?;
+        let mut bytes = 0;
+        let fitting = scan.entries.iter().position(|entry| {
+            bytes += entry.key.len() + entry.value.len();
+            bytes > SCAN_BYTES_MAX
+        });
+        if let Some(last) = fitting {
+            scan.more |= last + 1 < scan.entries.len();
+            scan.entries.truncate(last + 1);
+        }
+        Ok(ScanRsp { entries: scan.entries.into_iter().map(Entry::from).collect(), more: scan.more })
+    }
+
+    async fn commit(&self, req: CommitReq) -> Result<CommitRsp, KvError> {
+        self.end(&EndReq { view: req.view })?;
+        let request = req.check()?;
+        Ok(CommitRsp { version: self.store.commit(None, request).await?.version })
+    }
+}
