@@ -2,19 +2,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use valor_env::{Env, Stream};
 use valor_wire::{MessagePacket, Segments, flags, from_bytes, open_body};
 
-use crate::reader::{Frame, FrameReader, Incoming};
+use crate::reader::{Frame, FrameDeadline, FrameReader, Incoming};
 use crate::waiters::{Failure, Response, Wait, Waiters};
 use crate::writer::Writer;
+
+/// A server which has begun a frame completes it within this time (plus a second per MiB), and takes some of what it is
+/// sent; else the connection is of no use.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// An open connection.
 pub(crate) struct Connection {
     writer: Arc<Writer>,
     waiters: Waiters,
+    frame_deadline: Arc<FrameDeadline>,
     env: Env,
     opened: Instant,
     /// Last use, in milliseconds since `opened`.
@@ -24,11 +30,13 @@ pub(crate) struct Connection {
 impl Connection {
     /// Starts reading responses.
     pub(crate) fn start(env: Env, stream: Stream) -> Arc<Self> {
+        let opened = Instant::now();
         let connection = Arc::new(Self {
             writer: Writer::new(stream),
             waiters: Waiters::default(),
+            frame_deadline: Arc::new(FrameDeadline::new(opened, STUCK)),
             env,
-            opened: Instant::now(),
+            opened,
             used: AtomicU64::new(0),
         });
         tokio::spawn(read_responses(ReaderGuard(Arc::clone(&connection))));
@@ -39,14 +47,19 @@ impl Connection {
         !self.writer.is_closed()
     }
 
+    /// Whether the server neither completes its frame nor reads requests in time.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.frame_deadline.expired() || self.writer.stalled_for() > STUCK
+    }
+
     /// Calls in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.waiters.len()
     }
 
     /// Time since the last call began.
-    pub(crate) fn unused_for(&self) -> std::time::Duration {
-        self.opened.elapsed().saturating_sub(std::time::Duration::from_millis(self.used.load(Relaxed)))
+    pub(crate) fn unused_for(&self) -> Duration {
+        self.opened.elapsed().saturating_sub(Duration::from_millis(self.used.load(Relaxed)))
     }
 
     /// Sends a request and waits for its response, without a deadline.
@@ -107,7 +120,7 @@ impl Drop for ReaderGuard {
 
 async fn read_responses(guard: ReaderGuard) {
     let connection = &guard.0;
-    let mut reader = FrameReader::default();
+    let mut reader = FrameReader::new(None, Arc::clone(&connection.frame_deadline));
     loop {
         let received = match reader.next(connection.writer.stream()).await {
             Ok(Incoming::Frame(frame)) => connection.receive(frame),

@@ -88,12 +88,11 @@ impl Lane {
     fn usable(&self, config: &ClientConfig) -> Option<Arc<Connection>> {
         let mut open = self.open.lock();
         let connection = open.as_ref()?;
-        if connection.is_open()
-            && (connection.in_flight() > 0 || connection.unused_for() < config.idle_expiration)
-        {
+        let recent = connection.in_flight() > 0 || connection.unused_for() < config.idle_expiration;
+        if connection.is_open() && recent && !connection.is_stuck() {
             return Some(Arc::clone(connection));
         }
-        connection.close("connection expired");
+        connection.close("connection of no more use");
         *open = None;
         None
     }

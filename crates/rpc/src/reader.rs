@@ -102,19 +102,18 @@ impl FrameDeadline {
 }
 
 /// Cuts a connection's bytes into frames.
-#[derive(Default)]
 pub(crate) struct FrameReader {
     /// Read and not yet cut.
     pending: Bytes,
     expect_large: bool,
     budget: Option<Arc<Budget>>,
-    deadline: Option<Arc<FrameDeadline>>,
+    deadline: Arc<FrameDeadline>,
 }
 
 impl FrameReader {
-    /// A reader that charges frames to `budget` and keeps `deadline` up to date.
-    pub(crate) fn limited(budget: Arc<Budget>, deadline: Arc<FrameDeadline>) -> Self {
-        Self { budget: Some(budget), deadline: Some(deadline), ..Self::default() }
+    /// A reader that charges frames to `budget`, if there is one, and keeps `deadline` up to date.
+    pub(crate) fn new(budget: Option<Arc<Budget>>, deadline: Arc<FrameDeadline>) -> Self {
+        Self { pending: Bytes::new(), expect_large: false, budget, deadline }
     }
 
     /// The next frame.
@@ -133,14 +132,12 @@ impl FrameReader {
                 });
             }
             let mid_header = !self.pending.is_empty();
-            if mid_header && let Some(deadline) = &self.deadline {
-                deadline.start(0);
+            if mid_header {
+                self.deadline.start(0);
             }
             let more = self.read_shared(stream).await?;
-            if let Some(deadline) = &self.deadline
-                && mid_header
-            {
-                deadline.clear();
+            if mid_header {
+                self.deadline.clear();
             }
             match (more.is_empty(), mid_header) {
                 (true, false) => return Ok(Incoming::End),
@@ -193,13 +190,9 @@ impl FrameReader {
     async fn incomplete_body(&mut self, stream: &Stream, header: FrameHeader) -> Result<Incoming, ReadError> {
         let head = std::mem::take(&mut self.pending).slice(HEADER_LEN..);
         self.expect_large = header.size as usize >= LARGE_BODY;
-        if let Some(deadline) = &self.deadline {
-            deadline.start(header.size as usize);
-        }
+        self.deadline.start(header.size as usize);
         let result = self.read_body(stream, header, head).await;
-        if let Some(deadline) = &self.deadline {
-            deadline.clear();
-        }
+        self.deadline.clear();
         result
     }
 

@@ -81,7 +81,7 @@ impl Session {
     /// Serves the connection until it ends.
     pub(crate) async fn run(self: Arc<Self>) {
         let budget = Arc::clone(&self.server.budget);
-        let mut reader = FrameReader::limited(budget, Arc::clone(&self.frame_deadline));
+        let mut reader = FrameReader::new(Some(budget), Arc::clone(&self.frame_deadline));
         loop {
             if self.writer.queued() > self.server.config.max_unsent_bytes {
                 // The client does not read its responses: let it wait for its requests, too.

@@ -458,3 +458,98 @@ async fn ten_thousand_idle_connections() {
     write(&idle[wanted / 2], &echo_frame(5, "still there")).await;
     assert_eq!(read_frame(&idle[wanted / 2]).await.uuid, 5);
 }
+
+/// A world in which connections lead nowhere but to a script. The clock is tokio's.
+mod scripted {
+    use std::io::{self, IoSlice};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::{Context, Poll};
+
+    use parking_lot::Mutex;
+    use valor_env::{BoxFuture, Endpoint, Listener, Socket, Stream, UtcMicros, World, disk};
+
+    /// Each connection delivers these bytes and then nothing.
+    pub struct Mute {
+        pub bytes: &'static [u8],
+        pub connections: Arc<AtomicUsize>,
+    }
+
+    struct Line(Mutex<&'static [u8]>, Mutex<bool>);
+
+    impl World for Mute {
+        fn utc_now(&self) -> UtcMicros {
+            UtcMicros(0)
+        }
+
+        fn fill_random(&self, buf: &mut [u8]) {
+            buf.fill(1);
+        }
+
+        fn hostname(&self) -> String {
+            "mute".to_owned()
+        }
+
+        fn connect(&self, to: Endpoint) -> BoxFuture<io::Result<Stream>> {
+            self.connections.fetch_add(1, Relaxed);
+            let line = Line(Mutex::new(self.bytes), Mutex::new(false));
+            Box::pin(async move { Ok(Stream::new(line, to)) })
+        }
+
+        fn bind(&self, _: &Endpoint, _: bool) -> io::Result<Listener> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn disk(&self) -> Arc<dyn disk::Disk> {
+            disk::real()
+        }
+    }
+
+    impl Socket for Line {
+        fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+            let mut bytes = self.0.lock();
+            if *self.1.lock() {
+                return Ok(0);
+            }
+            if bytes.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let len = bytes.len().min(buf.len());
+            buf[..len].copy_from_slice(&bytes[..len]);
+            *bytes = &bytes[len..];
+            Ok(len)
+        }
+
+        fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+            Ok(bufs.iter().map(|buf| buf.len()).sum())
+        }
+
+        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.0.lock().is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn shutdown(&self) {
+            *self.1.lock() = true;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_leaves_a_server_stuck_inside_a_frame() {
+    let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let world =
+        scripted::Mute { bytes: &[0x86, 1, 2, 3, 0xff, 0, 0, 0, 1], connections: Arc::clone(&connections) };
+    let client = valor_rpc::Client::new(Env::new(world), valor_rpc::ClientConfig::default());
+    let started = Instant::now();
+    let mut made = Vec::new();
+    while started.elapsed() < Duration::from_secs(70) {
+        assert_eq!(echo(&client, &tcp(), "").await.unwrap_err().code, code::RPC_TIMEOUT);
+        made.push(connections.load(std::sync::atomic::Ordering::Relaxed));
+    }
+    assert_eq!(made.len(), 70, "the default deadline is a second");
+    assert_eq!((made[10], made[50], made[69]), (1, 2, 3), "a new connection every thirty seconds");
+}
