@@ -3,12 +3,14 @@
 //! * [`mgmtd::MgmtdClient`] finds the primary manager and keeps [`routing::Routing`] fresh.
 
 mod backoff;
+pub mod file;
 mod join;
 pub mod mgmtd;
 pub mod routing;
 pub mod storage;
 
 pub use backoff::{Backoff, FastPause};
+pub use file::FileIo;
 pub use mgmtd::MgmtdClient;
 pub use routing::{Routing, RoutingCache};
 pub use storage::StorageClient;
