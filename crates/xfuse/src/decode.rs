@@ -54,7 +54,7 @@ pub fn supplementary_groups(mut extensions: &[u8]) -> Result<Vec<u32>, DecodeErr
     while !extensions.is_empty() {
         let ext = abi::ExtHeader::read_from(extensions).ok_or(DecodeError::BadExtension)?;
         let size = ext.size as usize;
-        if size < size_of::<abi::ExtHeader>() || size > extensions.len() || size % 8 != 0 {
+        if size < size_of::<abi::ExtHeader>() || size > extensions.len() || !size.is_multiple_of(8) {
             return Err(DecodeError::BadExtension);
         }
         let (this, rest) = extensions.split_at(size);

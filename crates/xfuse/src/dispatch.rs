@@ -44,6 +44,7 @@ pub(crate) struct Lane {
 pub(crate) const SMALL: usize = 256;
 
 /// The bytes of one request.
+#[allow(clippy::large_enum_variant)] // The small variant is meant to live inside the task, without an allocation.
 pub(crate) enum RequestBytes {
     /// A copy in the task itself.
     Small([u8; SMALL], u16),

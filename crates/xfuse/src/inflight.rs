@@ -64,16 +64,16 @@ impl Inflight {
         false
     }
 
-    /// Slots in use.
+    /// Requests being handled. A slot taken in advance for the next request does not count.
     pub(crate) fn busy(&self) -> usize {
-        self.slots.len() - self.free.lock().len()
+        self.slots.iter().filter(|slot| slot.state.load(Ordering::Relaxed) != 0).count()
     }
 
-    /// Waits until no more than `count` slots are in use.
-    pub(crate) async fn drained_to(&self, count: usize) {
+    /// Waits until all slots are free.
+    pub(crate) async fn drained(&self) {
         loop {
             let released = self.released.notified();
-            if self.busy() <= count {
+            if self.free.lock().len() == self.slots.len() {
                 return;
             }
             released.await;
@@ -145,6 +145,6 @@ mod tests {
         assert!(!waiter.is_finished());
         drop(guard);
         waiter.await.unwrap();
-        table.drained_to(0).await;
+        table.drained().await;
     }
 }

@@ -122,6 +122,12 @@ impl<F: Filesystem> SessionBuilder<F> {
         })
     }
 
+    /// Serves a connection that someone else has mounted, given its device descriptor, from INIT on. The session does
+    /// not unmount. More than one channel needs a real device; any other packet socket serves for tests.
+    pub fn attach(self, device: OwnedFd) -> Result<Session, MountError> {
+        self.serve(Mounted { device, path: PathBuf::new(), _auto_unmount: None })
+    }
+
     fn serve(self, mounted: Mounted) -> Result<Session, MountError> {
         let Mounted { device, path, _auto_unmount } = mounted;
         let device = Arc::new(device);
@@ -215,7 +221,7 @@ async fn run_channel<F: Filesystem>(
         // Other channels go on; this one only helps with the end.
         Err(error) => tracing::error!(index, %error, "channel failed"),
     }
-    if tokio::time::timeout(DRAIN_TIMEOUT, lane.inflight.drained_to(0)).await.is_err() {
+    if tokio::time::timeout(DRAIN_TIMEOUT, lane.inflight.drained()).await.is_err() {
         tracing::error!(index, "requests still unfinished after the kernel has gone");
     }
     // All channels' tasks keep running until `destroy` has finished.
@@ -227,7 +233,7 @@ async fn run_channel<F: Filesystem>(
 }
 
 impl Session {
-    /// Where the file system is mounted.
+    /// Where the file system is mounted; empty after [`SessionBuilder::attach`].
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -280,10 +286,13 @@ impl Session {
         }
     }
 
-    /// Unmounts and waits for the end.
+    /// Unmounts and waits for the end. If files are in use, the mount is only detached, and serving goes on in the
+    /// background until they are closed.
     pub fn close(self) -> io::Result<Unmounted> {
         let outcome = self.unmount()?;
-        self.wait();
+        if outcome == Unmounted::Clean {
+            self.wait();
+        }
         Ok(outcome)
     }
 
@@ -299,7 +308,10 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.is_ended()
+            && !self.path.as_os_str().is_empty()
             && let Err(error) = mount::unmount_with(&self.path, true)
+            // It may have been unmounted already and only wait for its last user.
+            && error.raw_os_error() != Some(libc::EINVAL)
         {
             tracing::warn!(path = %self.path.display(), %error, "detaching a dropped mount");
         }

@@ -32,13 +32,12 @@ impl Default for OperationCounters {
 
 /// Index of the bucket that holds a latency.
 fn bucket(nanos: u64) -> usize {
-    let units = nanos >> 8;
-    if units == 0 {
+    if nanos < 256 {
         return 0;
     }
-    let octave = 63 - units.leading_zeros() as usize;
-    let quarter = (if octave >= 2 { units >> (octave - 2) } else { units << (2 - octave) } & 3) as usize;
-    (1 + 4 * octave + quarter).min(BUCKETS - 1)
+    let octave = nanos.ilog2() as usize;
+    let quarter = (nanos >> (octave - 2) & 3) as usize;
+    (1 + 4 * (octave - 8) + quarter).min(BUCKETS - 1)
 }
 
 /// Upper bound of a bucket in nanoseconds.

@@ -120,7 +120,7 @@ impl Node {
         let count = (size as usize).div_ceil(BLOCK);
         blocks.truncate(count);
         blocks.resize_with(count, || Bytes::from_static(&[0; BLOCK]));
-        if size < old && size as usize % BLOCK != 0 {
+        if size < old && !(size as usize).is_multiple_of(BLOCK) {
             let start = size as usize % BLOCK;
             modify(&mut blocks[count - 1], |block| block[start..].fill(0));
         }

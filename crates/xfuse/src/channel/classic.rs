@@ -12,6 +12,9 @@ use tokio::io::unix::AsyncFd;
 /// Requests handled in a row before other tasks of the thread get a turn.
 const BURST: u32 = 32;
 
+/// A gone kernel shows as an error condition only, without being readable.
+const WATCH: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// The device descriptor as tokio registers it.
 struct Device(Arc<OwnedFd>);
 
@@ -32,7 +35,7 @@ pub(crate) enum End {
 pub(crate) async fn serve<F: Filesystem>(shared: &Arc<Shared<F>>, lane: &Arc<Lane>) -> io::Result<End> {
     // SAFETY: the descriptor is owned through the Arc in `Device` for as long as the registration exists, and
     // `as_raw_fd` always names that one.
-    let device = unsafe { AsyncFd::register_with_interest(Device(lane.fd.clone()), Interest::READABLE) }
+    let device = unsafe { AsyncFd::register_with_interest(Device(lane.fd.clone()), WATCH) }
         .map_err(|error| error.into_parts().1)?;
     let mut buffer = shared.pool.take().await?;
     let mut burst = 0;
@@ -62,15 +65,20 @@ pub(crate) async fn serve<F: Filesystem>(shared: &Arc<Shared<F>>, lane: &Arc<Lan
 /// The next request's length, or `None` when the kernel is gone.
 async fn receive(device: &AsyncFd<Device>, buffer: &mut RequestBuffer) -> io::Result<Option<usize>> {
     loop {
-        let mut ready = device.readable().await?;
+        let mut ready = device.ready(WATCH).await?;
         match rustix::io::read(device.get_ref().0.as_fd(), buffer.space()) {
+            // Only a socket that stands in for the device has an end of file.
+            Ok(0) => return Ok(None),
             Ok(len) => return Ok(Some(len)),
             Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
             // Interrupted by a signal; or the request was aborted before it was read.
             Err(rustix::io::Errno::INTR | rustix::io::Errno::NOENT) => {}
-            Err(rustix::io::Errno::NODEV | rustix::io::Errno::CONNABORTED | rustix::io::Errno::NOTCONN) => {
-                return Ok(None);
-            }
+            Err(
+                rustix::io::Errno::NODEV
+                | rustix::io::Errno::CONNABORTED
+                | rustix::io::Errno::CONNRESET
+                | rustix::io::Errno::NOTCONN,
+            ) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
     }
