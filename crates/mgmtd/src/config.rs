@@ -144,6 +144,9 @@ impl Config {
     /// the rules never let a replica serve that missed writes. The managers' takeover takes at most `lease_length`
     /// plus `extend_lease_interval`; a manager that is restarted by itself finds its own lease and goes on at once.
     ///
+    /// Servers must send heartbeats and refresh their routing information at least every 500 ms: what a server reports
+    /// of a chain counts only once it knows the chain's last change, and 2 s without such a report take it out.
+    ///
     /// `bootstrapping_length` is not shortened as far as the rest: it does not delay chains, and has to outlast the
     /// 10 s between two session extensions of a C++ client.
     pub fn fast() -> Self {
