@@ -227,3 +227,6 @@ fn count_refusal(error: &KvError) {
     };
     metrics::counter!(name).increment(1);
 }
+
+#[cfg(test)]
+mod tests;

@@ -306,3 +306,79 @@ async fn an_interrupted_creation_starts_over() {
     fs::remove_file(dir.path().join("FORMAT")).unwrap();
     assert!(matches!(open(dir.path()), Err(KvError::Corrupt { .. })));
 }
+
+/// Makes a copy look as if the machine had rebooted since.
+fn reboot(copy: &Path) {
+    let path = copy.join("STATE");
+    let mut state = fs::read(&path).unwrap();
+    state[8..24].fill(0xab);
+    let crc = crc32c::crc32c(&state[..56]);
+    state[56..60].copy_from_slice(&crc.to_le_bytes());
+    fs::write(path, state).unwrap();
+}
+
+/// Commits numbers in order until an image of the directory is taken; returns the image.
+async fn image_of_counter(durability: Durability, commits: u64) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let options = EmbeddedOptions { background_sync: None, ..EmbeddedOptions::default() };
+    let db =
+        Database::open_with(Env::real(), dir.path(), durability, &options, &LocalOptions::default()).unwrap();
+    for n in 1..=commits {
+        let tx = db.begin();
+        tx.set("count", n.to_be_bytes());
+        tx.set_versionstamped_value("stamp", [0; 10], 0);
+        tx.commit().await.unwrap();
+    }
+    let image = TempDir::new().unwrap();
+    copy_tree(dir.path(), image.path());
+    image
+}
+
+fn cut_log(copy: &Path, bytes: u64) {
+    let log = files(&copy.join("log")).pop().unwrap();
+    let file = fs::OpenOptions::new().write(true).open(log).unwrap();
+    file.set_len(file.metadata().unwrap().len() - bytes).unwrap();
+}
+
+/// With [`Durability::Process`] a power failure may take the last commits, as a whole; no versionstamp is given out twice.
+#[tokio::test]
+async fn after_a_reboot_unsynced_commits_may_be_missing() {
+    let image = image_of_counter(Durability::Process, 100).await;
+    let stamp = open(image.path()).unwrap().begin().get("stamp").await.unwrap().unwrap();
+    let image = image_of_counter(Durability::Process, 100).await;
+    cut_log(image.path(), 1000);
+    assert!(
+        matches!(open(image.path()), Err(KvError::Corrupt { .. })),
+        "the machine still runs: nothing is lost"
+    );
+    reboot(image.path());
+    let db = open(image.path()).unwrap();
+    let tx = db.begin();
+    let count = tx.get("count").await.unwrap().unwrap();
+    let count = u64::from_be_bytes(count[..].try_into().unwrap());
+    assert!(count > 50 && count < 100, "{count}");
+    let old = tx.get("stamp").await.unwrap().unwrap();
+    assert_eq!(u64::from_be_bytes(old[..8].try_into().unwrap()), count);
+    tx.set_versionstamped_value("stamp", [0; 10], 0);
+    tx.commit().await.unwrap();
+    drop(tx);
+    assert!(db.begin().get("stamp").await.unwrap().unwrap() > stamp);
+    // What was found after the reboot is required from then on.
+    drop(db);
+    cut_log(image.path(), 10);
+    reboot(image.path());
+    assert!(matches!(open(image.path()), Err(KvError::Corrupt { .. })));
+}
+
+#[tokio::test]
+async fn after_a_reboot_synced_commits_are_required() {
+    let image = image_of_counter(Durability::Always, 20).await;
+    reboot(image.path());
+    let db = open(image.path()).unwrap();
+    assert_eq!(db.begin().get("count").await.unwrap().unwrap()[..], 20u64.to_be_bytes());
+    drop(db);
+    let image = image_of_counter(Durability::Always, 20).await;
+    reboot(image.path());
+    cut_log(image.path(), 1);
+    assert!(matches!(open(image.path()), Err(KvError::Corrupt { .. })));
+}

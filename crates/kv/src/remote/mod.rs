@@ -8,6 +8,8 @@
 mod client;
 mod protocol;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use client::{RemoteStore, RemoteView};
 pub use protocol::{SERVICE, SERVICE_ID};

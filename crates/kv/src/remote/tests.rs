@@ -1,0 +1,106 @@
+//! Requests no well-behaved client sends.
+
+use valor_wire::Status;
+
+use super::protocol::{CommitReq, Range, WriteMessage};
+use crate::KvError;
+use crate::batch::Mutation;
+use crate::key::METADATA_VERSION_KEY;
+
+fn write(kind: u8, key: &'static [u8], value: &'static [u8], offset: u32) -> WriteMessage {
+    WriteMessage { kind, key: key.into(), value: value.into(), offset }
+}
+
+fn range(begin: &'static str, end: &'static str) -> Range {
+    Range { begin: begin.into(), end: end.into() }
+}
+
+fn check(req: CommitReq) -> Result<Vec<Mutation>, KvError> {
+    req.check().map(|request| request.mutations)
+}
+
+#[test]
+fn hostile_commits_are_refused() {
+    let refused = [
+        CommitReq { writes: vec![write(4, b"k", b"", 0)], ..CommitReq::default() },
+        CommitReq { writes: vec![write(0, b"", b"", 0)], ..CommitReq::default() },
+        CommitReq { writes: vec![write(0, b"\xff", b"", 0)], ..CommitReq::default() },
+        CommitReq { writes: vec![write(0, METADATA_VERSION_KEY, b"", 0)], ..CommitReq::default() },
+        CommitReq { writes: vec![write(2, b"b", b"a", 0)], ..CommitReq::default() },
+        CommitReq { writes: vec![write(3, b"k", b"0123456789", 1)], ..CommitReq::default() },
+        CommitReq { writes: vec![write(3, b"k", b"0123456789", u32::MAX)], ..CommitReq::default() },
+        CommitReq { read_conflicts: vec![range("b", "a")], ..CommitReq::default() },
+        CommitReq { write_conflicts: vec![range("b", "a")], ..CommitReq::default() },
+    ];
+    for req in refused {
+        let text = format!("{req:?}");
+        let status = Status::from(check(req).expect_err(&text));
+        assert_eq!(status.code, 1000, "{text}");
+    }
+    let huge = CommitReq {
+        writes: (0..500u32)
+            .map(|n| WriteMessage {
+                kind: 0,
+                key: n.to_be_bytes().to_vec().into(),
+                value: vec![0; 100_000].into(),
+                offset: 0,
+            })
+            .collect(),
+        ..CommitReq::default()
+    };
+    assert!(matches!(check(huge), Err(KvError::TooLarge { .. })));
+}
+
+#[test]
+fn writes_are_brought_into_order() {
+    let writes = vec![
+        write(0, b"b", b"1", 0),
+        write(0, b"c", b"1", 0),
+        write(0, b"c", b"2", 0),
+        write(2, b"a", b"c", 0),
+        write(1, b"c", b"", 0),
+    ];
+    let req =
+        CommitReq { writes, read_conflicts: vec![range("x", "z"), range("a", "y")], ..CommitReq::default() };
+    let request = req.check().unwrap();
+    assert_eq!(
+        request.mutations,
+        [Mutation::ClearRange(crate::KeyRange::new("a", "c")), Mutation::Clear { key: "c".into() },]
+    );
+    assert_eq!(request.read_conflicts, [crate::KeyRange::new("a", "z")]);
+    // Touching ranges are one.
+    assert_eq!(request.write_conflicts, [crate::KeyRange::new("a", "c\0")]);
+}
+
+/// The server dies while a commit is under way.
+#[tokio::test]
+async fn a_commit_without_an_answer_may_have_taken_place() {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use valor_env::{Endpoint, Env};
+    use valor_rpc::{Client, ClientConfig, Router, Server, ServerConfig};
+
+    let dir = tempfile::tempdir().unwrap();
+    let socket = Endpoint::Unix(dir.path().join("kv.sock"));
+    let arrived = Arc::new(tokio::sync::Notify::new());
+    let notify = arrived.clone();
+    let silent = Router::new(super::SERVICE_ID, super::SERVICE).method::<super::protocol::Commit, _, _>(
+        move |_, _| {
+            notify.notify_one();
+            std::future::pending()
+        },
+    );
+    let server = Server::builder(Env::real(), ServerConfig::default()).service(silent);
+    let server = server.listen(std::slice::from_ref(&socket)).unwrap();
+    let rpc = Client::new(Env::real(), ClientConfig::default());
+    let db = crate::Database::remote(Env::real(), rpc, socket);
+    let commit = tokio::spawn(async move {
+        let tx = db.begin();
+        tx.set("k", "v");
+        tx.commit().await
+    });
+    arrived.notified().await;
+    server.stop(Duration::ZERO).await;
+    assert_eq!(commit.await.unwrap(), Err(KvError::MaybeCommitted));
+}
