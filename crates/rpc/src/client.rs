@@ -121,12 +121,13 @@ impl Client {
         options: &CallOptions,
     ) -> Result<Reply<M::Rsp>, Status> {
         let id = self.next_id();
-        let (request, called) = self.encode::<M>(id, req, options)?;
+        let called = if options.timestamps { self.env.utc_now().0 } else { 0 };
+        let encode = || self.encode::<M>(id, req, options, called);
         let metrics = self.method_metrics::<M>();
         let started = Instant::now();
         let deadline = started + options.timeout.unwrap_or(self.config.default_timeout);
         let retries = options.send_retries.unwrap_or(self.config.default_send_retries);
-        let exchanged = match timeout_at(deadline, self.exchange(to, id, request, retries)).await {
+        let exchanged = match timeout_at(deadline, self.exchange(to, id, &encode, retries)).await {
             Ok(result) => result,
             Err(_) => Err(Status::new(code::RPC_TIMEOUT, format!("{}.{} at {to}", M::SERVICE, M::NAME))),
         };
@@ -146,45 +147,49 @@ impl Client {
         Ok(Reply { value: result?, crc: response.crc, timestamp })
     }
 
-    /// Encodes a request as a frame. Also returns the time if it is to be timed.
+    /// Encodes a request, called at the time `called`, as a frame.
     fn encode<M: Method>(
         &self,
         id: u64,
         req: &M::Req,
         options: &CallOptions,
-    ) -> Result<(Segments, i64), Status> {
+        called: i64,
+    ) -> Result<Segments, Status> {
         let compression = options.compression.or(self.config.default_compression).filter(|c| c.level != 0);
-        let called = if options.timestamps { self.env.utc_now().0 } else { 0 };
-        let timestamp =
-            Timestamp { client_called: called, client_serialized: called, ..Timestamp::default() };
+        let timestamp = options.timestamps.then(|| Timestamp {
+            client_called: called,
+            client_serialized: self.env.utc_now().0,
+            ..Timestamp::default()
+        });
         let head = PacketHead {
             uuid: id,
             service_id: M::SERVICE_ID,
             method_id: M::ID,
             flags: flags::IS_REQ | if compression.is_some() { flags::USE_COMPRESS } else { 0 },
-            timestamp: options.timestamps.then_some(timestamp),
+            timestamp,
             ..PacketHead::default()
         };
         let request = encode_message(&head, req, &options.bulk_crc, compression);
         if request.len() >= MAX_FRAME {
             return Err(Status::new(code::RPC_SEND_FAILED, format!("request of {} bytes", request.len())));
         }
-        Ok((request, called))
+        Ok(request)
     }
 
-    /// Sends a request until it is sent, and waits for its response.
+    /// Sends a request until it is sent, and waits for its response. Encoding it again for another attempt, which is
+    /// rare, saves sharing it in all others.
     async fn exchange(
         &self,
         to: &Endpoint,
         id: u64,
-        request: Segments,
+        encode: &(dyn Fn() -> Result<Segments, Status> + Sync),
         mut retries: u32,
     ) -> Result<(Arc<Connection>, Response), Status> {
         let pool = self.pool();
         loop {
             let (failure, reused) = match pool.get(&self.env, &self.config, to).await {
                 Ok((connection, reused)) => {
-                    match connection.call(id, &request, self.config.max_unsent_bytes).await {
+                    match connection.call(id, encode()?, self.config.max_unsent_bytes).await {
                         Ok(response) => return Ok((connection, response)),
                         Err(failure) => (failure, reused),
                     }

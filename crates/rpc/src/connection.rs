@@ -66,7 +66,7 @@ impl Connection {
     pub(crate) async fn call(
         &self,
         id: u64,
-        request: &Segments,
+        request: Segments,
         max_unsent: usize,
     ) -> Result<Response, Failure> {
         self.used.store(self.opened.elapsed().as_millis() as u64, Relaxed);

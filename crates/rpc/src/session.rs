@@ -226,7 +226,7 @@ impl Session {
         // While others are being handled their responses may share the system call.
         let batch = self.running.load(Relaxed) > 1;
         // If the connection is closed nobody waits for the response.
-        let _ = self.writer.send(&message, batch);
+        let _ = self.writer.send(message, batch);
     }
 }
 

@@ -58,7 +58,7 @@ impl Writer {
     }
 
     /// Sends a message, or queues it. Returns its end as a position in the stream, see [`written`](Self::written).
-    pub(crate) fn send(self: &Arc<Self>, message: &Segments, batch: bool) -> Result<u64, Closed> {
+    pub(crate) fn send(self: &Arc<Self>, message: Segments, batch: bool) -> Result<u64, Closed> {
         let len = message.len();
         let mut state = self.state.lock();
         if state.closed {
@@ -68,7 +68,7 @@ impl Writer {
         let end = state.accepted;
         let mut sent = 0;
         if state.queue.is_empty() && !(batch && len < BATCH_MAX) {
-            match self.write_directly(message) {
+            match self.write_directly(&message) {
                 Ok(written) => sent = written,
                 Err(_) => {
                     // The message counts as sent: none of it may have been, but its sender learns soon enough.
@@ -81,11 +81,12 @@ impl Writer {
         if sent < len {
             state.queued += len - sent;
             state.progress.get_or_insert_with(Instant::now);
-            for piece in message.iter() {
+            for mut piece in message {
                 let skipped = sent.min(piece.len());
                 sent -= skipped;
-                if skipped < piece.len() {
-                    state.queue.push_back(piece.slice(skipped..));
+                piece.advance(skipped);
+                if !piece.is_empty() {
+                    state.queue.push_back(piece);
                 }
             }
             self.wake_task(&mut state);
