@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use valor_protocol::status::code;
 use valor_protocol::storage::{IOResult, MessageTag, UpdateType};
-use valor_protocol::{ChainId, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, Uuid};
+use valor_protocol::{ChainId, ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, Uuid};
 
 /// Entries younger than this are kept even when the table is full; longer than any client retries a request.
 pub const KEEP: Duration = Duration::from_secs(600);
@@ -47,12 +47,15 @@ pub struct Request {
     pub kind: UpdateType,
     /// Which opening of the target it runs on; results of earlier ones do not count.
     pub generation: u32,
+    /// Chain version it runs under.
+    pub chain_ver: ChainVersion,
 }
 
 /// What to do with a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Admission {
-    /// Run it, with this version if it is not 0, and call [`Table::finish`] or [`Table::release`].
+    /// Run it, with this version if it is not 0, and call [`Table::finish`] or [`Table::release`]. If it has a version it
+    /// may be completed by somebody else until the chunk is locked: ask [`Table::resolved`] then.
     Run(ChunkVer),
     /// It was answered before.
     Answer(IOResult),
@@ -65,7 +68,8 @@ struct Last {
     seqnum: ChannelSeqNum,
     request_id: RequestId,
     generation: u32,
-    assigned: ChunkVer,
+    chain_ver: ChainVersion,
+    retained: ChunkVer,
     result: IOResult,
 }
 
@@ -123,25 +127,43 @@ impl Table {
         admission
     }
 
-    /// The request ended: remembers its result and unlocks the channel. `assigned` is the version it has in this
+    /// The request ended: remembers its result and unlocks the channel. `retained` is the version it has in this
     /// replica, committed or pending; 0 if none.
     pub fn finish(
         &mut self,
         key: Key,
         request: &Request,
         result: &IOResult,
-        assigned: ChunkVer,
+        retained: ChunkVer,
         now: Duration,
     ) {
         let entry = self.touch(key, now);
         entry.running = false;
+        if result.length_info.is_err() && entry.resolved(request.seqnum).is_some() {
+            return;
+        }
         entry.last = Some(Last {
             seqnum: request.seqnum,
             request_id: request.request_id,
             generation: request.generation,
-            assigned,
+            chain_ver: request.chain_ver,
+            retained,
             result: result.clone(),
         });
+    }
+
+    /// A request that had failed with a version left pending was completed later: its retry gets this result. Otherwise
+    /// the retry could find the chunk removed and made anew, where its version number means another update.
+    pub fn resolve(&mut self, key: Key, seqnum: ChannelSeqNum, result: &IOResult) {
+        let last = self.entries.get_mut(&key).and_then(|entry| entry.last.as_mut());
+        if let Some(last) = last.filter(|last| last.seqnum == seqnum && last.result.length_info.is_err()) {
+            last.result = result.clone();
+        }
+    }
+
+    /// The successful result of a request that was completed by somebody else while it was admitted to run again.
+    pub fn resolved(&self, key: Key, seqnum: ChannelSeqNum) -> Option<&IOResult> {
+        self.entries.get(&key)?.resolved(seqnum)
     }
 
     /// The request was given up without a result: unlocks the channel.
@@ -200,6 +222,13 @@ impl Table {
     }
 }
 
+impl Entry {
+    fn resolved(&self, seqnum: ChannelSeqNum) -> Option<&IOResult> {
+        let last = self.last.as_ref().filter(|last| last.seqnum == seqnum)?;
+        last.result.length_info.is_ok().then_some(&last.result)
+    }
+}
+
 impl Last {
     fn judge(&self, request: &Request) -> Admission {
         if request.seqnum < self.seqnum {
@@ -211,7 +240,13 @@ impl Last {
         if request.request_id != self.request_id {
             return refuse(code::STORAGE_CLIENT_FOUND_BUG, "sequence number belongs to another request");
         }
-        let same_version = request.update_ver == ChunkVer(0) || request.update_ver == self.result.update_ver;
+        // Under another chain version a numbered update may come from a head that forgot the first one and applies it
+        // again; the chunk's versions tell what is here.
+        let from_client = request.update_ver == ChunkVer(0);
+        if !from_client && request.chain_ver != self.chain_ver {
+            return Admission::Run(request.update_ver);
+        }
+        let same_version = from_client || request.update_ver == self.result.update_ver;
         if self.result.length_info.is_ok() && same_version {
             let mut result = self.result.clone();
             if request.kind != UpdateType::Extend {
@@ -219,9 +254,13 @@ impl Last {
             }
             return Admission::Answer(result);
         }
+        // "No space" told the predecessor that it may give the version to another update.
+        let refused = |status: &Status| status.code == code::STORAGE_CLIENT_NO_SPACE;
+        if !from_client && self.result.length_info.as_ref().is_err_and(refused) {
+            return Admission::Answer(self.result.clone());
+        }
         // A failed update keeps the version it was given, so that it is not applied a second time under another.
-        let keep = request.update_ver == ChunkVer(0);
-        Admission::Run(if keep { self.assigned } else { request.update_ver })
+        Admission::Run(if from_client { self.retained } else { request.update_ver })
     }
 }
 
@@ -247,6 +286,7 @@ mod tests {
             length: 10,
             kind: UpdateType::Write,
             generation: 1,
+            chain_ver: ChainVersion(1),
         }
     }
 
@@ -290,6 +330,9 @@ mod tests {
         let mut forwarded = request(1, 7);
         forwarded.update_ver = ChunkVer(3);
         assert_eq!(table.admit(key(1, 1), &forwarded, AT), Admission::Answer(success(3)));
+        forwarded.chain_ver = ChainVersion(2);
+        assert_eq!(table.admit(key(1, 1), &forwarded, AT), Admission::Run(ChunkVer(3)));
+        table.finish(key(1, 1), &forwarded, &success(3), ChunkVer(3), AT);
         forwarded.update_ver = ChunkVer(4);
         assert_eq!(table.admit(key(1, 1), &forwarded, AT), Admission::Run(ChunkVer(4)));
     }
@@ -341,6 +384,34 @@ mod tests {
         let mut numbered = request(5, 7);
         numbered.update_ver = ChunkVer(9);
         assert_eq!(table.admit(key(1, 1), &numbered, AT), Admission::Run(ChunkVer(9)));
+    }
+
+    #[test]
+    fn failed_update_that_was_completed_later_is_answered() {
+        let mut table = Table::new(4);
+        run(&mut table, &request(5, 7), &failure(), 3);
+        table.resolve(key(1, 1), ChannelSeqNum(4), &success(2));
+        assert_eq!(table.admit(key(1, 1), &request(5, 7), AT), Admission::Run(ChunkVer(3)));
+        table.release(key(1, 1));
+        table.resolve(key(1, 1), ChannelSeqNum(5), &success(3));
+        table.resolve(key(1, 1), ChannelSeqNum(5), &success(9));
+        table.resolve(key(1, 2), ChannelSeqNum(5), &success(3));
+        assert_eq!(table.resolved(key(1, 1), ChannelSeqNum(5)), Some(&success(3)));
+        table.finish(key(1, 1), &request(5, 7), &failure(), ChunkVer(3), AT);
+        assert_eq!(table.admit(key(1, 1), &request(5, 7), AT), Admission::Answer(success(3)));
+    }
+
+    #[test]
+    fn refusal_for_lack_of_space_is_final_for_the_predecessor() {
+        let mut table = Table::new(4);
+        let full = IOResult::error(code::STORAGE_CLIENT_NO_SPACE, "");
+        let numbered = Request { update_ver: ChunkVer(3), ..request(5, 7) };
+        assert_eq!(table.admit(key(1, 1), &numbered, AT), Admission::Run(ChunkVer(3)));
+        table.finish(key(1, 1), &numbered, &full, ChunkVer(3), AT);
+        assert_eq!(table.admit(key(1, 1), &numbered, AT), Admission::Answer(full.clone()));
+        // A client that tries again starts from the beginning.
+        run(&mut table, &request(6, 8), &full, 0);
+        assert_eq!(table.admit(key(1, 1), &request(6, 8), AT), Admission::Run(ChunkVer(0)));
     }
 
     #[test]

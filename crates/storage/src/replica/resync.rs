@@ -7,7 +7,7 @@ use valor_protocol::{ChainVersion, ChunkVer};
 /// What to do about one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The successor has it and this replica does not: remove it there.
+    /// The successor has it and this replica does not, or not for long: remove it there.
     Remove,
     /// Send the whole chunk.
     Write(Reason),
@@ -30,68 +30,65 @@ pub enum Reason {
     RemoteUncommitted,
     /// A full sync was asked for.
     FullSync,
-    /// Being written here; the write itself brings it to the successor.
-    LocalWriting,
-    /// The successor committed it under a chain version this replica never had it under.
+    /// Being written at this moment.
+    Writing,
+    /// The successor committed a version that this replica never had.
     RemoteNewer,
-    /// Both committed, versions differ.
-    VersionsDiffer,
     /// Same version, different checksums.
     ChecksumsDiffer,
 }
 
-/// Compares one chunk. `current` is the chain version of now, `full` asks to send equal chunks too.
+/// Compares one chunk; `remote` was seen before `local`.
+///
+/// Unlike C++ 3FS, a chunk that is being written is sent too: otherwise the successor could begin to serve while an earlier
+/// version than one that another replica has served already is all it has. And a successor that lacks a version committed
+/// here is not taken for diverged: an update of the previous chain version may have ended between the two looks.
+///
+/// `current` is the chain version of now, `full` asks to send equal chunks too.
 pub fn compare(
     local: &LocalChunk,
     remote: Option<&ChunkMeta>,
     current: ChainVersion,
     full: bool,
 ) -> Decision {
-    let Some(remote) = remote else {
-        return if local.is_absent() {
-            Decision::Skip(Reason::Same)
-        } else {
-            Decision::Write(Reason::RemoteMissing)
-        };
+    let (newest, remote) = match (offer(local), remote) {
+        (None, None) => return Decision::Skip(Reason::Same),
+        (None, Some(_)) => return Decision::Remove,
+        (Some(_), None) => return Decision::Write(Reason::RemoteMissing),
+        (Some(newest), Some(remote)) => (newest, remote),
     };
-    if local.is_absent() {
-        return Decision::Remove;
-    }
-    let newest = offered(local);
-    let settled = local.pending.is_none();
     if newest.chain_ver > remote.chain_ver {
         return Decision::Write(Reason::RemoteOlder);
     }
     if remote.update_ver != remote.commit_ver || remote.chunk_state != ChunkState::Commit {
         return Decision::Write(Reason::RemoteUncommitted);
     }
-    if newest.chain_ver < remote.chain_ver {
-        return if settled {
-            Decision::Fatal(Reason::RemoteNewer)
-        } else {
-            Decision::Skip(Reason::LocalWriting)
-        };
+    if (newest.ver, newest.checksum) == (remote.commit_ver, remote.checksum) {
+        return if full { Decision::Write(Reason::FullSync) } else { Decision::Skip(Reason::Same) };
     }
-    if newest.ver != remote.commit_ver {
-        return differ(settled && newest.chain_ver != current, Reason::VersionsDiffer);
+    if remote.chain_ver == newest.chain_ver && remote.commit_ver < newest.ver {
+        return Decision::Write(Reason::RemoteOlder);
     }
-    if full {
-        return Decision::Write(Reason::FullSync);
+    if local.pending.is_some() || newest.chain_ver == current {
+        return Decision::Write(Reason::Writing);
     }
-    if newest.checksum != remote.checksum {
-        return differ(newest.chain_ver != current, Reason::ChecksumsDiffer);
-    }
-    Decision::Skip(Reason::Same)
+    let same_version = newest.ver == remote.commit_ver;
+    Decision::Fatal(if same_version { Reason::ChecksumsDiffer } else { Reason::RemoteNewer })
 }
 
-/// The content a successor is sent: the newest, but of a chunk being removed the committed one (the removal follows).
-pub fn offered(local: &LocalChunk) -> Version {
-    local.pending.filter(|p| !p.remove).map(|p| p.version).or(local.committed).unwrap_or_default()
+/// The version of a chunk that a successor is sent: the newest, pending or not, since an update that was forwarded to it
+/// already is not applied there again. None if the chunk is to be removed there, for it is absent or being removed here.
+pub fn offer(local: &LocalChunk) -> Option<Version> {
+    match local.pending {
+        Some(pending) if pending.remove => None,
+        Some(pending) => Some(pending.version),
+        None => local.committed,
+    }
 }
 
-/// A difference under the current chain version comes from a write on its way.
-fn differ(diverged: bool, reason: Reason) -> Decision {
-    if diverged { Decision::Fatal(reason) } else { Decision::Skip(Reason::LocalWriting) }
+/// The version under which a successor removes a chunk that [`offer`] has nothing of.
+pub fn removal(local: &LocalChunk) -> ChunkVer {
+    local.pending.map_or(ChunkVer(1), |pending| pending.version.ver)
 }
 
 /// A chunk as syncStart and getAllChunkMetadata report it.
@@ -135,6 +132,12 @@ mod tests {
         LocalChunk { pending: Some(pending), ..committed(ver, chain_ver) }
     }
 
+    fn removing(ver: u32, chain_ver: u32, next_chain_ver: u32) -> LocalChunk {
+        let mut chunk = writing(ver, chain_ver, next_chain_ver);
+        chunk.pending.as_mut().unwrap().remove = true;
+        chunk
+    }
+
     fn decide(local: &LocalChunk, remote: &LocalChunk) -> Decision {
         compare(local, Some(&describe(ChunkId::default(), remote)), NOW, false)
     }
@@ -163,26 +166,37 @@ mod tests {
 
     #[test]
     fn divergence_is_fatal_but_a_running_write_is_not() {
-        assert_eq!(decide(&committed(3, 2), &committed(3, 4)), Decision::Fatal(Reason::RemoteNewer));
-        assert_eq!(decide(&writing(2, 1, 2), &committed(3, 4)), Decision::Skip(Reason::LocalWriting));
-        assert_eq!(decide(&committed(3, 2), &committed(4, 2)), Decision::Fatal(Reason::VersionsDiffer));
-        assert_eq!(decide(&committed(4, 5), &committed(3, 5)), Decision::Skip(Reason::LocalWriting));
-        assert_eq!(decide(&writing(3, 2, 2), &committed(3, 2)), Decision::Skip(Reason::LocalWriting));
+        assert_eq!(decide(&committed(3, 2), &committed(3, 4)), Decision::Skip(Reason::Same));
+        assert_eq!(decide(&committed(3, 2), &committed(4, 4)), Decision::Fatal(Reason::RemoteNewer));
+        assert_eq!(decide(&committed(3, 2), &committed(2, 4)), Decision::Fatal(Reason::RemoteNewer));
+        assert_eq!(decide(&writing(1, 1, 2), &committed(3, 4)), Decision::Write(Reason::Writing));
+        assert_eq!(decide(&committed(3, 2), &committed(4, 2)), Decision::Fatal(Reason::RemoteNewer));
+        assert_eq!(decide(&committed(3, 5), &committed(4, 5)), Decision::Write(Reason::Writing));
+        assert_eq!(decide(&committed(4, 5), &committed(3, 5)), Decision::Write(Reason::RemoteOlder));
+        assert_eq!(decide(&writing(3, 2, 2), &committed(3, 2)), Decision::Write(Reason::RemoteOlder));
+        assert_eq!(decide(&committed(4, 2), &committed(3, 2)), Decision::Write(Reason::RemoteOlder));
         let mut other = committed(3, 2);
         other.committed.as_mut().unwrap().checksum.value = 9;
         assert_eq!(decide(&committed(3, 2), &other), Decision::Fatal(Reason::ChecksumsDiffer));
         let mut other = committed(3, 5);
         other.committed.as_mut().unwrap().checksum.value = 9;
-        assert_eq!(decide(&committed(3, 5), &other), Decision::Skip(Reason::LocalWriting));
+        assert_eq!(decide(&committed(3, 5), &other), Decision::Write(Reason::Writing));
     }
 
     #[test]
-    fn chunk_being_removed_still_brings_the_successor_up_to_date() {
-        let mut removing = committed(3, 4);
-        removing.pending = Some(Pending { version: version(4, 5), remove: true });
-        assert_eq!(decide(&removing, &committed(2, 2)), Decision::Write(Reason::RemoteOlder));
-        assert_eq!(decide(&removing, &committed(3, 4)), Decision::Skip(Reason::Same));
-        assert_eq!(decide(&removing, &committed(4, 5)), Decision::Skip(Reason::LocalWriting));
+    fn chunk_being_removed_is_removed_there() {
+        assert_eq!(decide(&removing(3, 4, 5), &committed(2, 2)), Decision::Remove);
+        assert_eq!(decide(&removing(3, 4, 5), &committed(3, 4)), Decision::Remove);
+        assert_eq!(compare(&removing(3, 4, 5), None, NOW, false), Decision::Skip(Reason::Same));
+    }
+
+    #[test]
+    fn newest_version_is_offered() {
+        assert_eq!(offer(&LocalChunk::default()), None);
+        assert_eq!(offer(&committed(3, 2)), Some(version(3, 2)));
+        assert_eq!(offer(&writing(3, 2, 4)), Some(version(4, 4)));
+        assert_eq!((offer(&removing(3, 2, 4)), removal(&removing(3, 2, 4))), (None, ChunkVer(4)));
+        assert_eq!(removal(&LocalChunk::default()), ChunkVer(1));
     }
 
     #[test]

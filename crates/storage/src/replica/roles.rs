@@ -298,7 +298,7 @@ impl<S: Clone> TargetMap<S> {
         target.info.successor = None;
         if let Some((chain, at)) = place {
             match fits(&target, chain, id, routing, chain_of) {
-                Ok(info) => self.enter(&mut target, chain, *at, info, routing),
+                Ok(info) => self.enter(&mut target, &before, chain, *at, info.public_state, routing),
                 Err(complaint) => effects.complaints.push(complaint),
             }
         }
@@ -323,18 +323,19 @@ impl<S: Clone> TargetMap<S> {
     fn enter(
         &mut self,
         target: &mut LocalTarget<S>,
+        before: &Target,
         chain: &ChainInfo,
         at: usize,
-        info: &TargetInfo,
+        state: PublicTargetState,
         routing: &RoutingInfo,
     ) {
         let v_chain_id = VersionedChainId { chain_id: chain.chain_id, chain_ver: chain.chain_version };
-        let state = info.public_state;
         self.chains.insert(chain.chain_id, target.info.target_id);
+        let local_state = next_local_state(before, state, chain.chain_version);
         target.info.v_chain_id = v_chain_id;
         target.info.chain_id = chain.chain_id;
         target.info.public_state = state;
-        target.info.local_state = next_local_state(target.info.local_state, state);
+        target.info.local_state = local_state;
         if !is_active(state) || target.info.local_state == LocalTargetState::Offline {
             return;
         }
@@ -391,12 +392,19 @@ pub fn is_active(state: PublicTargetState) -> bool {
 }
 
 /// A target that lost its place while up to date has to be opened again; one that serves is up to date.
-fn next_local_state(local: LocalTargetState, public: PublicTargetState) -> LocalTargetState {
-    use PublicTargetState::{Lastsrv, Offline, Serving, Waiting};
-    match (local, public) {
+///
+/// Being up to date is also lost when a target that is being filled, or was serving, is seen to be filled under another
+/// chain version: it may have missed a version in which it got no updates. C++ 3FS lets it go on.
+fn next_local_state(before: &Target, public: PublicTargetState, chain_ver: ChainVersion) -> LocalTargetState {
+    use PublicTargetState::{Lastsrv, Offline, Serving, Syncing, Waiting};
+    match (before.local_state, public) {
         (LocalTargetState::Uptodate, Offline | Lastsrv | Waiting) => LocalTargetState::Offline,
+        (LocalTargetState::Uptodate, Syncing) if before.public_state == Serving => LocalTargetState::Offline,
+        (LocalTargetState::Uptodate, Syncing) if before.v_chain_id.chain_ver != chain_ver => {
+            LocalTargetState::Online
+        }
         (LocalTargetState::Online, Serving) => LocalTargetState::Uptodate,
-        _ => local,
+        (local, _) => local,
     }
 }
 

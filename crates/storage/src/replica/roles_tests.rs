@@ -140,6 +140,25 @@ fn being_filled_ends_with_sync_done() {
 }
 
 #[test]
+fn missed_chain_versions_cost_being_up_to_date() {
+    let mut map = map(&[1]);
+    apply(&mut map, 4, &[(2, Serving), (1, Syncing)]);
+    map.sync_done(at(4)).unwrap();
+    let mut again = routing(5, &[(2, Serving), (1, Syncing)]);
+    again.chains.get_mut(&CHAIN).unwrap().chain_version = ChainVersion(4);
+    map.apply(&again, |chain| ChainId(*chain)).unwrap();
+    assert_eq!(get(&map, 1).info.local_state, Uptodate);
+    apply(&mut map, 6, &[(2, Serving), (1, Syncing)]);
+    assert_eq!(get(&map, 1).info.local_state, Online);
+    map.sync_done(at(6)).unwrap();
+    apply(&mut map, 7, &[(2, Serving), (1, Serving)]);
+    assert_eq!(get(&map, 1).info.local_state, Uptodate);
+    // Serving, then filled again: it was out of the chain in between.
+    assert_eq!(apply(&mut map, 9, &[(2, Serving), (1, Syncing)]).closed.len(), 1);
+    assert_eq!(get(&map, 1).info.local_state, Down);
+}
+
+#[test]
 fn last_serving_target_commits_what_is_pending_when_it_returns() {
     for state in [Serving, Syncing, Waiting] {
         let mut map = map(&[1]);

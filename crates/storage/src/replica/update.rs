@@ -33,13 +33,9 @@ pub enum Step {
     },
     /// Drop the pending version: no replica behind has it. Then [`Update::aborted`].
     Abort(ChunkVer),
-    /// Finished; `pending` tells that a version stays pending here that somebody has to complete.
-    Done {
-        /// Answer to the predecessor or the client.
-        result: IOResult,
-        /// A pending version was left behind.
-        pending: bool,
-    },
+    /// Finished, with the answer to the predecessor or the client. A version may stay pending that somebody has to
+    /// complete.
+    Done(IOResult),
 }
 
 /// What a local prepare yielded.
@@ -92,6 +88,8 @@ pub struct Update {
     holds_pending: bool,
     /// This run made it: no earlier run can have sent it on.
     fresh: bool,
+    /// The version, or a later one, was here before this run.
+    present: bool,
 }
 
 impl Update {
@@ -104,12 +102,35 @@ impl Update {
             result: IOResult::default(),
             holds_pending: false,
             fresh: false,
+            present: false,
         }
     }
 
-    /// Version the update has; 0 before one is assigned, and after it was taken back.
+    /// Version the update runs under; 0 before one is assigned.
     pub fn assigned(&self) -> ChunkVer {
         self.ver
+    }
+
+    /// Version that the update has on this replica, pending or committed; 0 if it left nothing here. A retry has to run
+    /// under it.
+    pub fn retained(&self) -> ChunkVer {
+        if self.holds_pending || self.result.length_info.is_ok() { self.ver } else { ChunkVer(0) }
+    }
+
+    /// True if a version that this update made or found here is pending.
+    pub fn holds_pending(&self) -> bool {
+        self.holds_pending
+    }
+
+    /// True if this replica is being filled with it.
+    pub fn is_replacement(&self) -> bool {
+        self.intent.syncing
+    }
+
+    /// Chain version that a successor being filled has to commit it with: a replacement keeps the one it came with,
+    /// so that all replicas have the version under the same one.
+    pub fn replacement_chain_ver(&self, current: ChainVersion) -> ChainVersion {
+        if self.intent.syncing { self.intent.chain_ver } else { current }
     }
 
     /// Looks at what is here and starts.
@@ -122,6 +143,7 @@ impl Update {
         match decide(local, &self.intent) {
             Verdict::Prepare(ver) => {
                 self.ver = ver;
+                self.present = newest.ver >= ver;
                 Step::Prepare { ver, chain_ver: self.intent.chain_ver, replace: self.intent.syncing }
             }
             Verdict::Vacuous(ver) => {
@@ -152,10 +174,7 @@ impl Update {
                 self.hold(prepared);
                 Step::Forward(self.ver)
             }
-            Err(status) => {
-                self.ver = self.intent.update_ver;
-                self.fail(status)
-            }
+            Err(status) => self.fail(status),
         }
     }
 
@@ -187,9 +206,6 @@ impl Update {
     /// The pending version was dropped, or could not be.
     pub fn aborted(&mut self, dropped: bool) -> Step {
         self.holds_pending = !dropped;
-        if dropped {
-            self.ver = self.intent.update_ver;
-        }
         self.done()
     }
 
@@ -209,8 +225,8 @@ impl Update {
     }
 
     fn commit(&mut self, chain_ver: ChainVersion) -> Step {
-        // A replacement keeps the chain version it came with, the others take the tail's.
-        let chain_ver = if self.intent.syncing { self.intent.chain_ver } else { chain_ver };
+        // The others take the tail's.
+        let chain_ver = self.replacement_chain_ver(chain_ver);
         self.result.commit_chain_ver = chain_ver;
         if self.holds_pending { Step::Commit { ver: self.ver, chain_ver } } else { self.succeed() }
     }
@@ -241,15 +257,15 @@ impl Update {
         self.done()
     }
 
-    /// "No space" tells the predecessor that it may drop the version. With a pending one left it must not.
+    /// "No space" tells the predecessor that it may drop the version. That must not be said while it may be here.
     fn done(&mut self) -> Step {
         if let Err(status) = &mut self.result.length_info
-            && self.holds_pending
+            && (self.holds_pending || self.present)
             && status.code == code::STORAGE_CLIENT_NO_SPACE
         {
             status.code = code::RPC_TIMEOUT;
         }
-        Step::Done { result: self.result.clone(), pending: self.holds_pending }
+        Step::Done(self.result.clone())
     }
 
     /// Replicas must agree on the whole chunk. A removal may find the chunk on one side only.
@@ -355,18 +371,23 @@ pub enum Form {
     WholeChunk,
 }
 
-/// Chooses the form (`ReliableForwarding.cc`, doForward): a successor being filled gets whole chunks only.
+/// Chooses the form (`ReliableForwarding.cc`, doForward): a successor being filled gets whole chunks only, and of an
+/// update that is itself a replacement the local chunk.
 pub fn form(
     successor_syncing: bool,
     kind: UpdateType,
     offset: u32,
     length: u32,
     chunk_size: u32,
-    own_replacement: bool,
+    is_replacement: bool,
 ) -> Form {
     if !successor_syncing {
         return Form::AsIs;
     }
-    let whole = kind == UpdateType::Write && offset == 0 && length == chunk_size && !own_replacement;
+    let whole = kind == UpdateType::Write && offset == 0 && length == chunk_size && !is_replacement;
     if kind == UpdateType::Remove || whole { Form::Replacement } else { Form::WholeChunk }
 }
+
+#[cfg(test)]
+#[path = "update_tests.rs"]
+mod tests;

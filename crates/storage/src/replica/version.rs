@@ -64,6 +64,8 @@ pub struct Intent {
     pub chain_ver: ChainVersion,
     /// The content replaces whatever this replica has: it is being filled.
     pub syncing: bool,
+    /// Checksum of the whole content, where the request tells it.
+    pub content: Option<ChecksumInfo>,
 }
 
 /// What to do with an update.
@@ -85,6 +87,9 @@ pub enum Verdict {
 
 /// Decides about an update of `chunk`. Bounds, size and checksum of its data have been checked.
 pub fn decide(chunk: &LocalChunk, intent: &Intent) -> Verdict {
+    if let Some(committed) = same_content(chunk, intent) {
+        return Verdict::Committed(committed);
+    }
     if intent.chain_ver < chunk.committed.map_or(ChainVersion(0), |v| v.chain_ver) {
         return Verdict::Reject(
             code::STORAGE_CHAIN_VERSION_MISMATCH,
@@ -95,12 +100,36 @@ pub fn decide(chunk: &LocalChunk, intent: &Intent) -> Verdict {
         return Verdict::Vacuous(intent.update_ver.max(ChunkVer(1)));
     }
     if intent.syncing {
-        return match intent.update_ver {
-            ChunkVer(0) => Verdict::Reject(code::INVALID_ARG, "replacement without a version"),
-            ver => Verdict::Prepare(ver),
-        };
+        return replace(chunk, intent);
     }
     if intent.update_ver == ChunkVer(0) { assign(chunk) } else { place(chunk, intent.update_ver) }
+}
+
+/// The committed version that a replacement would repeat. Its chain version may be newer than the replacement's, if the
+/// sender has the version pending only.
+fn same_content(chunk: &LocalChunk, intent: &Intent) -> Option<Version> {
+    let same = |v: &Version| v.ver == intent.update_ver && Some(v.checksum) == intent.content;
+    let newer = |v: &Version| v.chain_ver > intent.chain_ver;
+    let write = intent.syncing && intent.kind == UpdateType::Write && chunk.pending.is_none();
+    chunk.committed.filter(|v| write && same(v) && newer(v))
+}
+
+/// A replacement may go back in versions, for its numbers may belong to another life of the chunk, but not behind what was
+/// committed under the same chain version: then it was overtaken by a later one.
+fn replace(chunk: &LocalChunk, intent: &Intent) -> Verdict {
+    if intent.update_ver == ChunkVer(0) {
+        return Verdict::Reject(code::INVALID_ARG, "replacement without a version");
+    }
+    // A removal is no repetition of what it removes.
+    let least = if intent.kind == UpdateType::Remove {
+        intent.update_ver.0
+    } else {
+        intent.update_ver.0.saturating_add(1)
+    };
+    if chunk.committed.is_some_and(|v| v.chain_ver == intent.chain_ver && v.ver.0 >= least) {
+        return Verdict::Reject(code::STORAGE_CHUNK_COMMITTED_UPDATE, "a later replacement is committed");
+    }
+    Verdict::Prepare(intent.update_ver)
 }
 
 /// The head numbers a new update.
@@ -151,6 +180,7 @@ mod tests {
             update_ver: ChunkVer(update_ver),
             chain_ver: ChainVersion(3),
             syncing: false,
+            content: None,
         }
     }
 
@@ -216,7 +246,8 @@ mod tests {
     fn replacement_takes_its_version_whatever_is_here() {
         let mut intent = write(2);
         intent.syncing = true;
-        for local in [chunk(0, None), chunk(4, None), chunk(4, Some(5)), chunk(1, None)] {
+        intent.chain_ver = ChainVersion(4);
+        for local in [chunk(0, None), chunk(4, None), chunk(4, Some(5)), chunk(1, None), chunk(2, None)] {
             assert_eq!(decide(&local, &intent), Verdict::Prepare(ChunkVer(2)), "{local:?}");
         }
         intent.update_ver = ChunkVer(0);
@@ -224,8 +255,48 @@ mod tests {
     }
 
     #[test]
+    fn replacement_that_was_overtaken_is_refused() {
+        let mut intent = write(2);
+        intent.syncing = true;
+        assert!(matches!(
+            decide(&chunk(4, None), &intent),
+            Verdict::Reject(code::STORAGE_CHUNK_COMMITTED_UPDATE, _)
+        ));
+        assert_eq!(decide(&chunk(2, None), &intent), Verdict::Prepare(ChunkVer(2)));
+        intent.kind = UpdateType::Remove;
+        for (committed, refused) in [(4, true), (2, true), (1, false)] {
+            let verdict = decide(&chunk(committed, None), &intent);
+            assert_eq!(matches!(verdict, Verdict::Reject(code::STORAGE_CHUNK_COMMITTED_UPDATE, _)), refused);
+        }
+        intent.chain_ver = ChainVersion(4);
+        assert_eq!(decide(&chunk(4, None), &intent), Verdict::Prepare(ChunkVer(2)));
+    }
+
+    #[test]
+    fn replacement_by_the_same_content_keeps_the_newer_chain_version() {
+        let mut intent = write(4);
+        intent.syncing = true;
+        intent.chain_ver = ChainVersion(2);
+        intent.content = Some(ChecksumInfo::default());
+        assert_eq!(decide(&chunk(4, None), &intent), Verdict::Committed(version(4, 3)));
+        assert!(matches!(decide(&chunk(4, Some(5)), &intent), Verdict::Reject(..)));
+        intent.content = Some(ChecksumInfo { value: 1, ..Default::default() });
+        assert!(matches!(
+            decide(&chunk(4, None), &intent),
+            Verdict::Reject(code::STORAGE_CHAIN_VERSION_MISMATCH, _)
+        ));
+        // Under the same chain version it is written again: that repairs a damaged copy.
+        intent.chain_ver = ChainVersion(3);
+        intent.content = Some(ChecksumInfo::default());
+        assert_eq!(decide(&chunk(4, None), &intent), Verdict::Prepare(ChunkVer(4)));
+    }
+
+    #[test]
     fn removal_of_an_absent_chunk_is_vacuous() {
-        let remove = |ver, syncing| Intent { kind: UpdateType::Remove, syncing, ..write(ver) };
+        let remove = |ver, syncing| {
+            let chain_ver = ChainVersion(4);
+            Intent { kind: UpdateType::Remove, syncing, chain_ver, ..write(ver) }
+        };
         assert_eq!(decide(&chunk(0, None), &remove(0, false)), Verdict::Vacuous(ChunkVer(1)));
         assert_eq!(decide(&chunk(0, None), &remove(7, false)), Verdict::Vacuous(ChunkVer(7)));
         assert_eq!(decide(&chunk(0, None), &remove(7, true)), Verdict::Vacuous(ChunkVer(7)));
