@@ -45,7 +45,7 @@ pub fn claim(stored: Option<&MgmtdLeaseInfo>, candidate: &Candidate<'_>) -> Opti
         return Some(new);
     }
     let own = stored.primary.node_id == candidate.node.node_id;
-    own.then(|| MgmtdLeaseInfo { lease_start: stored.lease_start, ..new })
+    own.then_some(MgmtdLeaseInfo { lease_start: stored.lease_start, ..new })
 }
 
 /// Whether a write may still be made under the stored lease.

@@ -9,8 +9,10 @@ use crate::schema::Write;
 use crate::store::Store;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{MutexGuard, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use valor_env::Env;
 use valor_kv::Database;
 use valor_protocol::app::{ConfigStatus, FbsAppInfo};
@@ -19,6 +21,9 @@ use valor_protocol::status::code;
 use valor_protocol::user::UserInfo;
 use valor_protocol::{NodeId, Status, UtcTime};
 use valor_user::{Ttls, UserStore};
+
+/// Longest time that stopping waits for the store.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Who a manager is.
 #[derive(Clone, Debug, Default)]
@@ -135,9 +140,12 @@ impl Mgmtd {
         };
         if let LeaseState { lease: Some(lease), .. } = lease
             && lease.primary.node_id == self.own_id
-            && let Err(status) = self.store.release_lease(&lease).await
         {
-            tracing::warn!(%status, "the lease could not be given up; it ends by itself");
+            match timeout(RELEASE_TIMEOUT, self.store.release_lease(&lease)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(status)) => tracing::warn!(%status, "the lease is not given up; it ends by itself"),
+                Err(_) => tracing::warn!("the lease is not given up in time; it ends by itself"),
+            }
         }
     }
 
@@ -208,7 +216,9 @@ impl Mgmtd {
 
     /// Refuses what only the primary may do: 5000 with the primary's id if it is known.
     pub(crate) fn ensure_primary(&self) -> Result<(), Status> {
-        match self.trusted_lease().map(|lease| lease.primary.node_id) {
+        let margin = self.config().suspicious_lease_interval.get();
+        let now = self.utc_now();
+        match self.data.read().lease.trusted(now, margin).map(|lease| lease.primary.node_id) {
             Some(id) if id == self.own_id => Ok(()),
             other => Err(error::not_primary(other)),
         }

@@ -230,8 +230,10 @@ impl Routing {
     pub fn put_chain(&mut self, chain: ChainInfo, now: Instant) {
         let members: BTreeSet<TargetId> = chain.targets.iter().map(|member| member.target_id).collect();
         if let Some(old) = self.chains.get(&chain.chain_id) {
-            let gone = old.targets.iter().map(|member| member.target_id).filter(|id| !members.contains(id));
-            gone.for_each(|id| drop(self.targets.remove(&id)));
+            let ids = old.targets.iter().map(|member| member.target_id);
+            for gone in ids.filter(|id| !members.contains(id)) {
+                self.targets.remove(&gone);
+            }
         }
         for member in &chain.targets {
             match self.targets.get_mut(&member.target_id) {
@@ -326,6 +328,14 @@ impl Routing {
         let up = |state: LocalTargetState| state != LocalTargetState::Offline;
         let targets = self.targets.iter().filter(|(_, t)| up(t.info.local_state) && silent(t.heard));
         Timeouts { nodes: nodes.map(|(id, _)| *id).collect(), targets: targets.map(|(id, _)| *id).collect() }
+    }
+
+    /// Does not count a while that ends now as anybody's silence: it was this manager that did not listen.
+    pub fn forgive_silence(&mut self, length: Duration, now: Instant) {
+        let later = |time: &mut Instant| *time = now.min(*time + length);
+        self.nodes.values_mut().for_each(|node| later(&mut node.heard));
+        self.targets.values_mut().for_each(|target| later(&mut target.heard));
+        self.newborn.values_mut().for_each(later);
     }
 
     /// Marks nodes as failed and targets as offline.

@@ -46,10 +46,8 @@ fn socket(id: u32) -> SocketAddrV4 {
 }
 
 pub fn app(id: u32, service: &str) -> FbsAppInfo {
-    let group = ServiceGroupInfo {
-        services: [service.to_owned()].into(),
-        endpoints: vec![Address::tcp(socket(id))],
-    };
+    let group =
+        ServiceGroupInfo { services: [service.to_owned()].into(), endpoints: vec![Address::tcp(socket(id))] };
     FbsAppInfo {
         node_id: NodeId(id),
         hostname: format!("host{id}"),
@@ -244,7 +242,8 @@ impl Node {
     /// when they are to be filled.
     pub fn learn(&mut self, routing: &RoutingInfo) {
         for (id, report) in self.targets.iter_mut().flatten() {
-            let Some(chain) = routing.targets.get(id).and_then(|target| routing.chain(target.chain_id)) else {
+            let Some(chain) = routing.targets.get(id).and_then(|target| routing.chain(target.chain_id))
+            else {
                 continue;
             };
             let state = chain.targets.iter().find(|t| t.target_id == *id).unwrap().public_state;

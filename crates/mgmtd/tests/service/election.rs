@@ -169,7 +169,8 @@ async fn writes_check_the_lease_in_the_store() {
 #[tokio::test(start_paused = true)]
 async fn an_older_release_does_not_take_over() {
     let cluster = Cluster::new();
-    let release = |date: u64| ReleaseVersion { build_time_in_seconds: date << 32, ..ReleaseVersion::default() };
+    let release =
+        |date: u64| ReleaseVersion { build_time_in_seconds: date << 32, ..ReleaseVersion::default() };
     let start = |id, date| {
         cluster.start_with(id, Config::fast(), release(date), cluster.db.clone(), Hooks::default())
     };
@@ -261,8 +262,7 @@ async fn the_store_may_fail_for_a_while() {
     let cluster = Cluster::new();
     let faults = Faults { read_too_old: 50, commit_conflict: 200, commit_unknown: 200 };
     let flaky = cluster.db.with_faults(faults);
-    let manager =
-        cluster.start_with(1, Config::fast(), ReleaseVersion::default(), flaky, Hooks::default());
+    let manager = cluster.start_with(1, Config::fast(), ReleaseVersion::default(), flaky, Hooks::default());
     until(|| manager.mgmtd.is_primary()).await;
     for n in 1..=50 {
         until(|| manager.mgmtd.is_primary()).await;

@@ -87,7 +87,10 @@ fn check(routing: &RoutingInfo, before: Option<&RoutingInfo>) {
     }
     for (id, versions) in &before.chain_tables {
         for (version, old) in versions {
-            assert_eq!(routing.chain_tables[id][version].chains, old.chains, "a table's version never changes");
+            assert_eq!(
+                routing.chain_tables[id][version].chains, old.chains,
+                "a table's version never changes"
+            );
         }
     }
     if routing.routing_info_version == before.routing_info_version {
@@ -207,7 +210,7 @@ async fn ask(manager: &Manager, r: &mut Random, servers: &mut [Node]) -> Result<
 async fn run(seed: u64) -> usize {
     let mut r = Random(seed);
     let cluster = Cluster::new();
-    let config = Config { try_adjust_target_order_as_preferred: seed % 2 == 0, ..Config::fast() };
+    let config = Config { try_adjust_target_order_as_preferred: seed.is_multiple_of(2), ..Config::fast() };
     let mut manager = cluster.start(1, config.clone()).await;
     until(|| manager.mgmtd.is_primary()).await;
     let mut servers = [

@@ -94,7 +94,8 @@ async fn restart_everything(cluster: &Cluster, manager: Manager, nodes: &mut [No
 async fn a_whole_cluster_is_back_within_seconds() {
     let cluster = Cluster::new();
     let manager = cluster.fast().await;
-    let mut nodes = [10, 20].map(|id| Node::storage(&cluster, id, &[u64::from(id) * 10, u64::from(id) * 10 + 1]));
+    let mut nodes =
+        [10, 20].map(|id| Node::storage(&cluster, id, &[u64::from(id) * 10, u64::from(id) * 10 + 1]));
     manager.set_chains(&[(7, &[100, 200]), (8, &[201, 101])]).await.unwrap();
     let [a, b] = &mut nodes;
     live(&manager, &mut [a, b], seconds(5)).await;
@@ -144,10 +145,8 @@ async fn a_replica_that_does_not_come_back_is_waited_for_a_short_while() {
 #[tokio::test(start_paused = true)]
 async fn what_is_known_to_be_out_is_not_waited_for() {
     let cluster = Cluster::new();
-    let slow = Config {
-        new_chain_bootstrap_interval: valor_config::Duration::from_secs(600),
-        ..Config::fast()
-    };
+    let slow =
+        Config { new_chain_bootstrap_interval: valor_config::Duration::from_secs(600), ..Config::fast() };
     let manager = cluster.fast().await;
     let mut nodes = [10, 20].map(|id| Node::storage(&cluster, id, &[u64::from(id) * 10]));
     manager.set_chains(&[(7, &[100, 200])]).await.unwrap();
@@ -376,4 +375,29 @@ async fn silent_clients_are_forgotten() {
     assert_eq!(sessions().await.1, 1);
     sleep(seconds(2)).await;
     assert_eq!(sessions().await.1, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_stood_still_blames_nobody() {
+    let cluster = Cluster::new();
+    let config = Config {
+        lease_length: valor_config::Duration::from_secs(600),
+        suspicious_lease_interval: valor_config::Duration::from_secs(10),
+        ..Config::fast()
+    };
+    let manager = cluster.start(1, config).await;
+    until(|| manager.mgmtd.is_primary()).await;
+    let mut nodes = [10, 20].map(|id| Node::storage(&cluster, id, &[u64::from(id) * 10]));
+    manager.set_chains(&[(7, &[100, 200])]).await.unwrap();
+    let [a, b] = &mut nodes;
+    live(&manager, &mut [a, b], seconds(3)).await;
+    for _ in 0..5 {
+        // The clock jumps, as it does for a process that was stopped.
+        tokio::time::advance(seconds(30)).await;
+        sleep(seconds(1)).await;
+        live(&manager, &mut [a, b], seconds(1)).await;
+    }
+    assert_eq!(manager.chain(7).await.chain_version.0, 1);
+    live(&manager, &mut [a], seconds(4)).await;
+    assert_eq!(manager.states(7).await, "100:Serving 200:Offline", "real silence still counts");
 }

@@ -26,7 +26,12 @@ fn code_of<T: std::fmt::Debug>(result: Result<T, Status>) -> u16 {
 }
 
 /// Calls every method with an otherwise empty request.
-async fn every_method(m: &Mgmtd, cluster_id: &str, user: &UserInfo) -> Vec<(&'static str, Result<(), Status>)> {
+#[expect(clippy::needless_update, reason = "some requests have no other fields")]
+async fn every_method(
+    m: &Mgmtd,
+    cluster_id: &str,
+    user: &UserInfo,
+) -> Vec<(&'static str, Result<(), Status>)> {
     macro_rules! call {
         ($($method:ident($type:ident)),* $(,)?) => {
             vec![$((
@@ -253,7 +258,8 @@ async fn nodes_are_switched_and_tagged() {
     assert_eq!(manager.node_status(50).await, NodeStatus::HeartbeatConnecting);
     assert_eq!(manager.routing().await.nodes[&NodeId(50)].tags, []);
 
-    let set = |mode, tags: &[TagPair]| req!(SetNodeTagsReq { node_id: NodeId(50), tags: tags.to_vec(), mode });
+    let set =
+        |mode, tags: &[TagPair]| req!(SetNodeTagsReq { node_id: NodeId(50), tags: tags.to_vec(), mode });
     let empty_key = set(SetTagMode::Upsert, &[tag("", "x")]);
     assert_eq!(code_of(m.set_node_tags(empty_key).await), code::MGMTD_INVALID_TAG);
     let with_value = set(SetTagMode::Remove, &[tag("a", "x")]);
@@ -392,13 +398,17 @@ async fn chains_are_rotated() {
     }
     assert_eq!(code_of(prefer(9, &[10]).await), code::MGMTD_CHAIN_NOT_FOUND);
     let before = manager.routing().await;
-    assert_eq!(prefer(1, &[10, 11]).await.unwrap().chain.preferred_target_order, [TargetId(10), TargetId(11)]);
+    assert_eq!(
+        prefer(1, &[10, 11]).await.unwrap().chain.preferred_target_order,
+        [TargetId(10), TargetId(11)]
+    );
     let after = manager.routing().await;
     assert_eq!(after.routing_info_version, before.routing_info_version);
     assert_eq!(after.chains[&ChainId(1)].chain_version, before.chains[&ChainId(1)].chain_version);
 
-    let rotate =
-        async |id| m.rotate_as_preferred_order(req!(RotateAsPreferredOrderReq { chain_id: ChainId(id) })).await;
+    let rotate = async |id| {
+        m.rotate_as_preferred_order(req!(RotateAsPreferredOrderReq { chain_id: ChainId(id) })).await
+    };
     assert_eq!(code_of(rotate(0).await), code::INVALID_ARG);
     assert_eq!(code_of(rotate(9).await), code::MGMTD_CHAIN_NOT_FOUND);
     assert_eq!(describe(&rotate(1).await.unwrap().chain), "11:Serving 10:Offline", "10 does not serve");
@@ -474,8 +484,15 @@ async fn clients_extend_their_sessions() {
     }
     let ahead = ExtendClientSessionReq { config_version: ConfigVersion(1), ..session(1) };
     assert_eq!(refused(ahead).await.code, code::MGMTD_INVALID_CONFIG_VERSION);
-    assert_eq!(manager.mgmtd.get_client_session(req!(GetClientSessionReq { client_id: ID.into() })).await
-        .unwrap().session, None);
+    assert_eq!(
+        manager
+            .mgmtd
+            .get_client_session(req!(GetClientSessionReq { client_id: ID.into() }))
+            .await
+            .unwrap()
+            .session,
+        None
+    );
 
     m.extend_client_session(session(1)).await.unwrap();
     m.extend_client_session(session(1)).await.expect("the first may be sent again");
@@ -548,7 +565,8 @@ async fn universal_tags_reach_clients() {
     assert_eq!(get("u").await, [tag("a", "1")]);
     assert_eq!(get("v").await, []);
     let data = ClientSessionData { universal_id: "u".into(), ..ClientSessionData::default() };
-    let rsp = m.extend_client_session(req!(ExtendClientSessionReq { client_id: "c".into(), data: data })).await;
+    let rsp =
+        m.extend_client_session(req!(ExtendClientSessionReq { client_id: "c".into(), data: data })).await;
     assert_eq!(rsp.unwrap().tags, [tag("a", "1")]);
     let list = m.list_client_sessions(req!(ListClientSessionsReq {})).await.unwrap();
     assert_eq!(list.referenced_tags["u"], [tag("a", "1")]);

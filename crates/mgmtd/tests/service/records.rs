@@ -26,12 +26,18 @@ fn keys() {
         r"CHIT\x01\x00\x00\x00\x0b\n\x00\x00"
     );
     assert_eq!(hex(schema::chain_key(ChainId(900_001))), r"CHIF\xa1\xbb\r\x00");
-    assert_eq!(hex(schema::target_key(TargetId(0x0102030405060708))), r"TGIF\x01\x02\x03\x04\x05\x06\x07\x08");
+    assert_eq!(
+        hex(schema::target_key(TargetId(0x0102030405060708))),
+        r"TGIF\x01\x02\x03\x04\x05\x06\x07\x08"
+    );
     assert_eq!(
         hex(schema::config_key(NodeType::Storage, ConfigVersion(1))),
         r"CONF\x07STORAGE\xff\xff\xff\xff\xff\xff\xff\xfe"
     );
-    assert_eq!(hex(schema::config_key(NodeType::Mgmtd, ConfigVersion(0))), r"CONF\x05MGMTD\xff\xff\xff\xff\xff\xff\xff\xff");
+    assert_eq!(
+        hex(schema::config_key(NodeType::Mgmtd, ConfigVersion(0))),
+        r"CONF\x05MGMTD\xff\xff\xff\xff\xff\xff\xff\xff"
+    );
     assert_eq!(hex(schema::universal_tags_key("host")), "UTGShost");
     assert_eq!(schema::LEASE_KEY, b"SINGMgmtdLease");
     assert_eq!(schema::ROUTING_VERSION_KEY, b"SINGRoutingInfoVersion");
@@ -97,12 +103,18 @@ async fn every_change_is_stored_as_the_original_would() {
         from_bytes(value(&cluster, b"TGIF\0\0\0\0\0\0\0\x64").await.unwrap().into()).unwrap();
     assert_eq!((target.node_id, target.disk_index), (Some(NodeId(10)), Some(3)));
 
-    let req = SetConfigReq { cluster_id: CLUSTER.into(), node_type: NodeType::Fuse, content: "x".into(), ..Default::default() };
+    let req = SetConfigReq {
+        cluster_id: CLUSTER.into(),
+        node_type: NodeType::Fuse,
+        content: "x".into(),
+        ..Default::default()
+    };
     m.set_config(req).await.unwrap();
     let stored = value(&cluster, b"CONF\x04FUSE\xff\xff\xff\xff\xff\xff\xff\xfe").await.unwrap();
     assert_eq!(stored, b"\x0b\x01\0\0\0\0\0\0\0\x01x\0");
 
-    let req = SetUniversalTagsReq { cluster_id: CLUSTER.into(), universal_id: "h".into(), ..Default::default() };
+    let req =
+        SetUniversalTagsReq { cluster_id: CLUSTER.into(), universal_id: "h".into(), ..Default::default() };
     let tag = app::TagPair { key: "k".into(), value: "v".into() };
     m.set_universal_tags(SetUniversalTagsReq { tags: vec![tag], ..req }).await.unwrap();
     assert_eq!(value(&cluster, b"UTGSh").await.unwrap(), b"\x01\x04\x01k\x01v");

@@ -86,7 +86,6 @@ impl World for Machine {
     }
 }
 
-
 #[derive(Default)]
 struct Backlog {
     waiting: VecDeque<Stream>,
