@@ -1,6 +1,8 @@
 //! The clients against servers in the same process, over a network in memory and tokio's paused clock.
 
 mod cluster;
+mod file;
+mod memory;
 mod mgmtd;
 mod net;
 mod servers;
