@@ -143,7 +143,7 @@ impl FileIo {
     /// 3 for a range that is not made of chunks, else what storage failed with.
     pub async fn punch(&self, user: &UserInfo, map: &FileMap, start: u64, end: u64) -> Result<u64, Status> {
         let size = u64::from(map.chunk_size());
-        if start % size != 0 || end % size != 0 || start > end {
+        if !start.is_multiple_of(size) || !end.is_multiple_of(size) || start > end {
             return Err(with_message(
                 code::INVALID_ARG,
                 format!("{start}..{end} is not made of chunks of {size}"),

@@ -13,6 +13,8 @@ mod truncate;
 
 pub use config::*;
 pub use messages::{MetaRequest, MetaResponse};
+pub use names::Permissions;
+pub use open::FileChange;
 
 use crate::file::FileIo;
 use crate::mgmtd::MgmtdClient;

@@ -3,7 +3,9 @@
 mod cluster;
 mod file;
 mod memory;
+mod meta;
 mod mgmtd;
 mod net;
 mod servers;
 mod storage;
+mod threads;
