@@ -9,8 +9,16 @@ use std::io::Write;
 #[test]
 fn a_full_disk_is_enospc_and_loses_nothing() {
     let mut random = Random::new("full_disk");
-    let mut cluster =
-        Cluster::start(&["--loop-devices", "3", "--loop-size", "256MB", "--storage-nodes", "3", "--replicas", "3"]);
+    let mut cluster = Cluster::start(&[
+        "--loop-devices",
+        "3",
+        "--loop-size",
+        "256MB",
+        "--storage-nodes",
+        "3",
+        "--replicas",
+        "3",
+    ]);
     let dir = cluster.mount();
     let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
     let full = (0..400).find(|number| {
@@ -46,7 +54,9 @@ fn a_full_disk_is_enospc_and_loses_nothing() {
     }
     let data = random.bytes(1 << 20);
     harness::wait_until("space of removed files to come back", || {
-        File::create(dir.join("after")).and_then(|mut file| file.write_all(&data).and_then(|()| file.sync_all())).is_ok()
+        File::create(dir.join("after"))
+            .and_then(|mut file| file.write_all(&data).and_then(|()| file.sync_all()))
+            .is_ok()
     });
     assert!(fs::read(dir.join("after")).expect("read") == data);
     cluster.down();

@@ -7,6 +7,7 @@ use crate::overrides::Overrides;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use valor_client::file::FileIo;
 use valor_client::mgmtd::{Identity, MgmtdClient, MgmtdClientConfig, Role};
 use valor_client::storage::{StorageClient, StorageClientConfig};
 use valor_config::{Live, Pushable, Tree};
@@ -185,7 +186,7 @@ fn deps(process: &Process, live: &Arc<Live<Main>>, mgmtd: &Arc<MgmtdClient>, db:
         db,
         users: Arc::new(StoredUsers(users)),
         cluster: Arc::new(MgmtdView(Arc::clone(mgmtd))),
-        chunks: Arc::new(StorageChunks(storage)),
+        chunks: Arc::new(StorageChunks(FileIo::new(storage))),
         rpc: Arc::clone(&process.rpc),
     }
 }
