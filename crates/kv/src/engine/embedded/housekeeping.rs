@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::Notify;
 
-use super::log::{Log, Segment, delete_segment};
+use super::log::{Closed, Log, delete_segment};
 use super::state::StateFile;
 use super::tree::Tree;
 use crate::KvError;
@@ -30,8 +30,8 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) state: StateFile,
     pub(crate) snapshots: Arc<Snapshots>,
-    /// Closed segments with the last version in each, oldest first.
-    closed: Mutex<Vec<(Arc<Segment>, Version)>>,
+    /// Closed segments, oldest first, each with its memtable in the tree.
+    closed: Mutex<Vec<Closed>>,
     /// Held exclusively while files must not change.
     pub(crate) files: RwLock<()>,
     background_sync: Option<Duration>,
@@ -59,7 +59,7 @@ impl Shared {
         state: StateFile,
         snapshots: Arc<Snapshots>,
         background_sync: Option<Duration>,
-        closed: Vec<(Arc<Segment>, Version)>,
+        closed: Vec<Closed>,
     ) -> Arc<Self> {
         let overlapping = AtomicUsize::new(tree.overlapping_tables());
         let work = Work { flush: !closed.is_empty(), merge: true, ..Work::default() };
@@ -80,9 +80,9 @@ impl Shared {
         })
     }
 
-    /// Hands a closed segment, whose last commit is `last`, and its memtable to the flusher.
-    pub(crate) fn add_closed(&self, segment: Arc<Segment>, last: Version) {
-        self.closed.lock().push((segment, last));
+    /// Hands a closed segment and its memtable to the flusher.
+    pub(crate) fn add_closed(&self, closed: Closed) {
+        self.closed.lock().push(closed);
         self.work.lock().flush = true;
         self.flusher.notify_one();
     }
@@ -132,15 +132,16 @@ impl Shared {
 
     fn flush(&self) -> Result<(), KvError> {
         let closed = self.closed.lock().clone();
-        let Some((_, last)) = closed.last() else { return Ok(()) };
+        let Some(Closed { last, .. }) = closed.last() else { return Ok(()) };
         let _files = self.files.read();
-        // A table must not hold what the log could lose: it would survive without what came before it.
+        // Closed segments are whole on the disk before they can be missed, even if the tables forget the numbers of their
+        // versions when they are merged.
         self.sync_log()?;
         self.tree.flush(self.snapshots.oldest())?;
         self.state.update(|state| state.flushed = state.flushed.max(*last))?;
         self.state.sync()?;
         self.closed.lock().drain(..closed.len());
-        for (segment, _) in &closed {
+        for Closed { segment, .. } in &closed {
             delete_segment(segment);
         }
         Ok(())

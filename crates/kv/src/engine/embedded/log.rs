@@ -89,13 +89,21 @@ impl Segment {
     }
 }
 
+/// A segment that takes no more records.
+#[derive(Clone, Debug)]
+pub(crate) struct Closed {
+    pub(crate) segment: Arc<Segment>,
+    /// Version of its last commit.
+    pub(crate) last: Version,
+}
+
 /// Makes a directory's entries durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), KvError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(|error| io_error(dir, &error))
 }
 
-/// Paths of the log's segments in order; files with other names are none of ours.
-pub(crate) fn list_segments(dir: &Path) -> Result<Vec<PathBuf>, KvError> {
+/// The log's segments in order, by the base in their names; files with other names are none of ours.
+pub(crate) fn list_segments(dir: &Path) -> Result<Vec<(Version, PathBuf)>, KvError> {
     let list = || {
         let mut paths: Vec<PathBuf> = Vec::new();
         for entry in fs::read_dir(dir)? {
@@ -103,18 +111,18 @@ pub(crate) fn list_segments(dir: &Path) -> Result<Vec<PathBuf>, KvError> {
         }
         io::Result::Ok(paths)
     };
-    let mut paths = match list() {
+    let paths = match list() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(|error| io_error(dir, &error))?,
     };
-    paths.retain(|path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let base = name.strip_suffix(".log").and_then(|digits| digits.parse::<Version>().ok());
-        base.is_some_and(|base| *path == Segment::path_of(dir, base))
+    let named = paths.into_iter().filter_map(|path| {
+        let name = path.file_name()?.to_str()?;
+        let base = name.strip_suffix(".log")?.parse::<Version>().ok()?;
+        (path == Segment::path_of(dir, base)).then_some((base, path))
     });
-    // The names have a fixed number of digits.
-    paths.sort();
-    Ok(paths)
+    let mut segments: Vec<_> = named.collect();
+    segments.sort();
+    Ok(segments)
 }
 
 /// The log of an open database.

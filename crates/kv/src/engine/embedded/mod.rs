@@ -32,7 +32,7 @@ use bytes::Bytes;
 use valor_env::Env;
 
 use self::housekeeping::{Housekeeping, Shared};
-use self::log::Log;
+use self::log::{Closed, Log};
 use self::record::SegmentHeader;
 use self::state::{State, StateFile};
 use self::tree::Tree;
@@ -127,7 +127,7 @@ impl EmbeddedEngine {
         match self.shared.log.rotate(self.env.random_u64()) {
             Ok(segment) => {
                 self.shared.tree.rotate();
-                self.shared.add_closed(segment, last);
+                self.shared.add_closed(Closed { segment, last });
             }
             Err(error) => tracing::warn!(%error, "log segment not closed; trying again with the next commit"),
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::log::{Log, Segment, list_segments};
+use super::log::{Closed, Log, Segment, list_segments};
 use super::record::{HEADER_LEN, SegmentHeader, decode_record};
 use super::tree::Tree;
 use super::{corrupt, io_error};
@@ -24,6 +24,8 @@ pub(crate) struct Recovered {
     durability: Durability,
     /// Sound segments with the length and the last version of their sound part.
     segments: Vec<(Arc<Segment>, u64, Version)>,
+    /// Segments whose commits are all in the tables.
+    obsolete: Vec<PathBuf>,
     /// Where the sound part ends before the log's files do.
     damage: Option<Damage>,
     /// Last version of the sound part, or of the tables.
@@ -45,16 +47,25 @@ pub(crate) fn recover(
     durability: Durability,
 ) -> Result<Recovered, KvError> {
     let in_tables = flushed.max(tree.last_version_in_tables());
-    let mut recovered =
-        Recovered { dir: dir.to_owned(), durability, segments: Vec::new(), damage: None, last: in_tables };
-    let paths = list_segments(dir)?;
-    if paths.is_empty() {
+    let mut segments = list_segments(dir)?;
+    if segments.is_empty() {
         return Err(corrupt(dir, None, "there is no log"));
     }
-    for (index, path) in paths.iter().enumerate() {
-        let followers = &paths[index..];
-        if let Some(damage) = recovered.read_segment(path, followers, tree, in_tables)? {
-            recovered.damage = Some(damage);
+    // A segment that begins within the tables makes those before it superfluous, whatever their state.
+    let first = segments.iter().rposition(|(base, _)| *base <= in_tables).unwrap_or(0);
+    let needed = segments.split_off(first);
+    let mut recovered = Recovered {
+        dir: dir.to_owned(),
+        durability,
+        segments: Vec::new(),
+        obsolete: segments.into_iter().map(|(_, path)| path).collect(),
+        damage: None,
+        last: in_tables,
+    };
+    let paths: Vec<PathBuf> = needed.iter().map(|(_, path)| path.clone()).collect();
+    for (index, (base, path)) in needed.iter().enumerate() {
+        recovered.damage = recovered.read_segment(*base, path, &paths[index..], tree, in_tables)?;
+        if recovered.damage.is_some() {
             break;
         }
     }
@@ -65,29 +76,27 @@ impl Recovered {
     /// Replays one segment. `followers` are the log's files from this one on.
     fn read_segment(
         &mut self,
+        base: Version,
         path: &Path,
         followers: &[PathBuf],
         tree: &Tree,
         in_tables: Version,
     ) -> Result<Option<Damage>, KvError> {
         let without_this = || Damage { file: path.to_owned(), offset: 0, discarded: followers.to_vec() };
-        let Some(segment) = Segment::open(path)? else { return Ok(Some(without_this())) };
-        let header = segment.header();
         let follows = match self.segments.last() {
-            Some((_, _, last)) => header.base == *last,
-            None => header.base <= in_tables,
+            Some((_, _, last)) => base == *last,
+            None => base <= in_tables,
         };
-        if !follows {
-            return Ok(Some(without_this()));
-        }
+        let segment = Segment::open(path)?.filter(|segment| follows && segment.header().base == base);
+        let Some(segment) = segment else { return Ok(Some(without_this())) };
         if !self.segments.is_empty() {
             tree.rotate();
         }
         let mut rest = Bytes::from(fs::read(path).map_err(|error| io_error(path, &error))?);
         let len = rest.len() as u64;
-        let mut last = header.base;
+        let mut last = base;
         rest = rest.split_off(HEADER_LEN);
-        while let Some(batch) = decode_record(header.salt, last, &mut rest) {
+        while let Some(batch) = decode_record(segment.header().salt, last, &mut rest) {
             last = batch.version;
             if last > in_tables {
                 tree.insert(&batch);
@@ -118,17 +127,18 @@ impl Recovered {
         Err(corrupt(end.0, Some(end.1), &reason))
     }
 
-    /// Cuts off what is not sound and goes on writing behind it. Returns the closed segments with their last versions too. A new
+    /// Cuts off what is not sound and goes on writing behind it. Returns the closed segments too. A new
     /// segment gets `salt`.
-    pub(crate) fn resume(mut self, salt: u64) -> Result<(Log, Vec<(Arc<Segment>, Version)>), KvError> {
+    pub(crate) fn resume(mut self, salt: u64) -> Result<(Log, Vec<Closed>), KvError> {
         if let Some(damage) = &self.damage {
             tracing::warn!(
                 file = %damage.file.display(), offset = damage.offset, discarded = damage.discarded.len(),
                 "end of the log cut off: commits that were not acknowledged"
             );
-            for path in &damage.discarded {
-                fs::remove_file(path).map_err(|error| io_error(path, &error))?;
-            }
+        }
+        let discarded = self.damage.iter().flat_map(|damage| &damage.discarded);
+        for path in discarded.chain(&self.obsolete) {
+            fs::remove_file(path).map_err(|error| io_error(path, &error))?;
         }
         let Some((active, len, last)) = self.segments.pop() else {
             // Only a log without acknowledged commits has no sound segment.
@@ -136,8 +146,9 @@ impl Recovered {
             return Ok((Log::create(&self.dir, self.durability, header)?, Vec::new()));
         };
         active.truncate(len)?;
-        let closed: Vec<_> = self.segments.into_iter().map(|(segment, _, last)| (segment, last)).collect();
-        let earlier = closed.iter().map(|(segment, _)| segment.clone()).collect();
+        let closed: Vec<Closed> =
+            self.segments.into_iter().map(|(segment, _, last)| Closed { segment, last }).collect();
+        let earlier = closed.iter().map(|closed| closed.segment.clone()).collect();
         Ok((Log::resume(&self.dir, self.durability, active, len, last, earlier), closed))
     }
 }
