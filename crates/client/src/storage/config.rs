@@ -111,10 +111,10 @@ pub struct RetryOptions {
 }
 
 impl RetryOptions {
-    /// Gives up after a time.
+    /// Gives up after a time, of which a third is an attempt's deadline.
     pub fn within(time: StdDuration) -> RetryOptions {
-        let time = Duration::new(time);
-        RetryOptions { init_wait_time: time, max_wait_time: time, max_retry_time: time, ..Default::default() }
+        let (first, all) = (Duration::new(time / 3), Duration::new(time));
+        RetryOptions { init_wait_time: first, max_wait_time: all, max_retry_time: all, ..Default::default() }
     }
 }
 
@@ -278,6 +278,12 @@ impl StorageClientConfig {
         "traffic_control.*.random_shuffle_requests",
         "traffic_control.*.process_batches_in_parallel",
     ];
+
+    /// Short deadlines, for clusters on one machine and for tests.
+    #[must_use]
+    pub fn fast(self) -> Self {
+        Self { retry: RetryConfig::fast(), ..self }
+    }
 
     /// Rules between and within values.
     ///
