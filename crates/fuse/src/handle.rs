@@ -1,0 +1,92 @@
+//! Open files and directories, by the number the kernel got for them.
+
+use crate::inode::Node;
+use bstr::BString;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use valor_protocol::InodeId;
+use valor_protocol::meta::InodeType;
+use valor_protocol::user::UserInfo;
+use valor_wire::Uuid;
+
+/// An open file.
+pub(crate) struct FileHandle {
+    pub(crate) node: Arc<Node>,
+    /// Who opened it.
+    pub(crate) user: UserInfo,
+    /// `O_*` at open.
+    pub(crate) flags: i32,
+    /// Session on the server while it is open for writing.
+    pub(crate) session: tokio::sync::Mutex<Option<Uuid>>,
+    /// Errors that this handle has learnt of.
+    pub(crate) seen_errors: Mutex<u64>,
+}
+
+impl FileHandle {
+    pub(crate) fn new(node: Arc<Node>, user: UserInfo, flags: i32, session: Option<Uuid>) -> Self {
+        let seen_errors = Mutex::new(node.errors.position());
+        FileHandle { node, user, flags, session: tokio::sync::Mutex::new(session), seen_errors }
+    }
+
+    /// Whether it was opened for writing.
+    pub(crate) fn writes(&self) -> bool {
+        writes(self.flags)
+    }
+
+    /// The error of an acknowledged write that this handle does not know of yet.
+    pub(crate) fn take_error(&self) -> Result<(), xfuse::Errno> {
+        self.node.errors.take(&self.seen_errors)
+    }
+}
+
+/// Whether open flags ask for write access.
+pub(crate) fn writes(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+/// A directory entry as listed.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    pub(crate) name: BString,
+    pub(crate) id: InodeId,
+    pub(crate) kind: InodeType,
+}
+
+/// An open directory.
+#[derive(Default)]
+pub(crate) struct DirHandle {
+    /// The listing, fetched at the first read and again after a rewind.
+    pub(crate) listing: tokio::sync::Mutex<Option<Arc<Vec<Listed>>>>,
+}
+
+/// Handles by number.
+pub(crate) struct Handles<T> {
+    next: AtomicU64,
+    map: RwLock<HashMap<u64, Arc<T>>>,
+}
+
+impl<T> Handles<T> {
+    pub(crate) fn new() -> Self {
+        Handles { next: AtomicU64::new(1), map: RwLock::default() }
+    }
+
+    pub(crate) fn insert(&self, handle: T) -> u64 {
+        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        self.map.write().insert(fh, Arc::new(handle));
+        fh
+    }
+
+    pub(crate) fn get(&self, fh: u64) -> Option<Arc<T>> {
+        self.map.read().get(&fh).cloned()
+    }
+
+    pub(crate) fn remove(&self, fh: u64) -> Option<Arc<T>> {
+        self.map.write().remove(&fh)
+    }
+
+    pub(crate) fn drain(&self) -> Vec<Arc<T>> {
+        std::mem::take(&mut *self.map.write()).into_values().collect()
+    }
+}

@@ -1,0 +1,155 @@
+//! The table of inodes that the kernel refers to (`src/fuse/FuseOps.cc`, `RcInode`).
+
+use crate::dynamic::Dynamic;
+use crate::pipeline::{ErrorSequence, Pipeline};
+use crate::write::Buffer;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use valor_client::file::FileMap;
+use valor_protocol::InodeId;
+use valor_protocol::meta::Inode;
+use valor_wire::Status;
+
+/// Parts of the table that are locked separately.
+const SHARDS: usize = 64;
+
+/// An inode that the kernel refers to.
+pub(crate) struct Node {
+    /// The inode as first seen: what never changes (type, layout, a symlink's target) is read from here.
+    pub(crate) first: Inode,
+    /// References the kernel holds. Changed under the lock of the table's shard.
+    lookups: AtomicU64,
+    /// What changes.
+    pub(crate) dynamic: Mutex<Dynamic>,
+    /// Bytes collected for writing; also orders writers and truncation.
+    pub(crate) writer: tokio::sync::Mutex<Option<Buffer>>,
+    /// Writes on their way.
+    pub(crate) pipeline: Arc<Pipeline>,
+    /// Errors of acknowledged writes.
+    pub(crate) errors: ErrorSequence,
+    /// One extension of the stripe at a time.
+    pub(crate) extending: tokio::sync::Mutex<()>,
+    /// Handles open without a session.
+    pub(crate) readers: AtomicU32,
+    map: OnceLock<Result<FileMap, Status>>,
+}
+
+impl Node {
+    fn new(inode: Inode) -> Self {
+        Node {
+            dynamic: Mutex::new(Dynamic::new(&inode)),
+            first: inode,
+            lookups: AtomicU64::new(0),
+            writer: tokio::sync::Mutex::default(),
+            pipeline: Arc::default(),
+            errors: ErrorSequence::default(),
+            extending: tokio::sync::Mutex::default(),
+            readers: AtomicU32::new(0),
+            map: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> InodeId {
+        self.first.id
+    }
+
+    pub(crate) fn is_file(&self) -> bool {
+        self.first.data.as_file().is_some()
+    }
+
+    /// Where the file's bytes are; made when first needed.
+    pub(crate) fn map(&self) -> Result<&FileMap, Status> {
+        self.map.get_or_init(|| FileMap::of(&self.first)).as_ref().map_err(Clone::clone)
+    }
+
+    /// Takes over a reply of the server that says nothing about our own writes.
+    pub(crate) fn refresh(&self, inode: &Inode) {
+        self.dynamic.lock().update(inode, 0, false);
+    }
+}
+
+/// All inodes that the kernel refers to.
+pub(crate) struct Nodes {
+    shards: Vec<Mutex<HashMap<InodeId, Arc<Node>>>>,
+}
+
+impl Nodes {
+    pub(crate) fn new() -> Self {
+        Nodes { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    fn shard(&self, id: InodeId) -> &Mutex<HashMap<InodeId, Arc<Node>>> {
+        // Consecutive ids differ in low bits, ids of different servers in higher ones.
+        let hash = id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        &self.shards[hash as usize % SHARDS]
+    }
+
+    /// Notes that an entry reply gives the kernel a reference to `inode`.
+    pub(crate) fn add(&self, inode: &Inode) -> Arc<Node> {
+        let mut shard = self.shard(inode.id).lock();
+        let (node, known) = match shard.get(&inode.id) {
+            Some(node) => (node.clone(), true),
+            None => {
+                let node = Arc::new(Node::new(inode.clone()));
+                shard.insert(inode.id, node.clone());
+                (node, false)
+            }
+        };
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        drop(shard);
+        if known {
+            node.refresh(inode);
+        }
+        node
+    }
+
+    /// An inode the kernel refers to.
+    pub(crate) fn get(&self, id: InodeId) -> Option<Arc<Node>> {
+        self.shard(id).lock().get(&id).cloned()
+    }
+
+    /// Drops `count` references.
+    pub(crate) fn forget(&self, id: InodeId, count: u64) {
+        let mut shard = self.shard(id).lock();
+        let Some(node) = shard.get(&id) else {
+            // Entries of the virtual tree are not in the table.
+            return;
+        };
+        let before = node.lookups.fetch_sub(count.min(node.lookups.load(Ordering::Relaxed)), Ordering::Relaxed);
+        if before <= count {
+            shard.remove(&id);
+        }
+    }
+
+    /// All inodes.
+    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
+        self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgets_balance_entries() {
+        let nodes = Nodes::new();
+        let inode = Inode { id: InodeId(4097), ..Inode::default() };
+        let first = nodes.add(&inode);
+        assert!(Arc::ptr_eq(&first, &nodes.add(&inode)));
+        nodes.forget(inode.id, 1);
+        assert!(nodes.get(inode.id).is_some());
+        nodes.forget(inode.id, 1);
+        assert!(nodes.get(inode.id).is_none() && nodes.len() == 0);
+        nodes.forget(inode.id, 1);
+        let again = nodes.add(&inode);
+        assert!(!Arc::ptr_eq(&first, &again));
+    }
+}
