@@ -37,6 +37,10 @@ use crate::{gc, idempotent, sessions};
 
 type Answer<T> = Result<T, Status>;
 
+/// How often a `create` resolves its path when what it found has changed before the file was made. After that the
+/// client is told to try again.
+const CREATE_ROUNDS: u32 = 4;
+
 /// What the service needs from the rest of the process.
 pub struct Deps {
     /// Where inodes, entries and sessions are.
@@ -281,25 +285,24 @@ impl Meta {
     pub async fn create(&self, mut req: CreateReq) -> Answer<CreateRsp> {
         self.check_user(&mut req.base.user).await?;
         req.valid()?;
-        if req.path.path.as_ref().is_some_and(|path| has_parent(path))
-            && let Some(rsp) = self.try_open(&mut req).await?
-        {
+        let mut resolve = req.path.path.as_ref().is_some_and(|path| has_parent(path));
+        for _ in 1..CREATE_ROUNDS {
+            let mut leaf = req.clone();
+            if resolve && let Some(rsp) = self.try_open(&mut leaf).await? {
+                return Ok(rsp);
+            }
+            match self.by_owner::<meta::methods::Create>(leaf.path.parent, leaf).await {
+                // The name may belong to a symlink by now, which only the resolution of a path follows.
+                Err(error) if error.code == code::META_BUSY && req.base.forward.0 == 0 => resolve = true,
+                // The directory that the path led to is gone by now; another may have its name.
+                Err(error) if error.code == code::META_NOT_FOUND && resolve => {}
+                result => return result,
+            }
+        }
+        if let Some(rsp) = self.try_open(&mut req).await? {
             return Ok(rsp);
         }
-        let symlink = req.clone();
-        match self.by_owner::<meta::methods::Create>(req.path.parent, req).await {
-            // The name may belong to a symlink, which only the resolution of a path follows.
-            Err(error) if error.code == code::META_BUSY && symlink.base.forward.0 == 0 => {
-                let mut req = symlink;
-                let at = req.path.clone();
-                match self.try_open(&mut req).await? {
-                    Some(rsp) => Ok(rsp),
-                    None if req.path == at => Err(error),
-                    None => self.by_owner::<meta::methods::Create>(req.path.parent, req).await,
-                }
-            }
-            result => result,
-        }
+        self.by_owner::<meta::methods::Create>(req.path.parent, req).await
     }
 
     /// Opens what exists; otherwise rewrites the path to the directory and the name that is missing in it.

@@ -226,6 +226,7 @@ impl TestServer {
     pub(crate) fn base(&self, uid: u32) -> ReqBase {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let mut uuid = [7; 16];
+        uuid[0] = self.meta.core().node.0 as u8;
         uuid[8..].copy_from_slice(&number.to_le_bytes());
         ReqBase { user: user(uid), client: client(1), uuid: Uuid(uuid), ..ReqBase::default() }
     }

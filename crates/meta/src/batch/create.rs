@@ -160,15 +160,15 @@ async fn make(
 /// Opens the file that has the name. True if its inode changed.
 fn open(cx: &Cx<'_>, tx: &mut Tx, inode: &mut Inode, req: &CreateReq) -> Result<bool> {
     req.valid()?;
+    // C++ 3FS looks for a directory first here, and for O_EXCL first when it resolves a path; POSIX wants the latter.
+    if req.flags.contains(OpenFlags::EXCL) {
+        return fail(code::META_EXISTS, "");
+    }
     match inode.data.inode_type() {
         InodeType::File => {}
         InodeType::Directory => return fail(code::META_IS_DIRECTORY, ""),
-        InodeType::Symlink if req.flags.contains(OpenFlags::EXCL) => return fail(code::META_EXISTS, ""),
         // The path has to be resolved again, through the symlink.
         InodeType::Symlink => return fail(code::META_BUSY, "the name belongs to a symlink"),
-    }
-    if req.flags.contains(OpenFlags::EXCL) {
-        return fail(code::META_EXISTS, "");
     }
     may_open(&cx.config, inode, &req.base.user, req.flags)?;
     let dyn_stripe = req.dyn_stripe || req.session.is_none();

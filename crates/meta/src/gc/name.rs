@@ -63,12 +63,6 @@ pub(crate) fn entry_name(kind: GcKind, time: UtcTime, inode: InodeId) -> String 
     format!("{}-{:020}-{inode}", kind.letter(), time.0)
 }
 
-/// The time in an entry's name.
-pub(crate) fn entry_time(name: &[u8]) -> Option<UtcTime> {
-    let digits = std::str::from_utf8(name.get(2..22)?).ok()?;
-    digits.parse().ok().map(UtcTime)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,8 +74,6 @@ mod tests {
         assert_eq!(queue_name(NodeId(50), 4), "GC-Node-50.4");
         let name = entry_name(GcKind::Medium, UtcTime(1_700_000_000_000_001), InodeId(0xf80a));
         assert_eq!(name, "f-00001700000000000001-0x000000000000f80a");
-        assert_eq!(entry_time(name.as_bytes()), Some(UtcTime(1_700_000_000_000_001)));
-        assert_eq!(entry_time(b"f-12"), None);
     }
 
     #[test]

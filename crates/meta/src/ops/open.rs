@@ -122,7 +122,12 @@ impl Operation for Open {
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<CreateRsp> {
         self.missing = None;
-        let flags = AtFlags::SYMLINK_FOLLOW;
+        // With O_CREAT and O_EXCL a symlink is something that exists, whatever it leads to. C++ 3FS follows it.
+        let flags = if self.create && self.flags.contains(OpenFlags::EXCL) {
+            AtFlags::SYMLINK_NOFOLLOW
+        } else {
+            AtFlags::SYMLINK_FOLLOW
+        };
         if self.path.path.is_none() {
             let inode = Resolver::new(cx, &self.base.user).inode(tx, &self.path, flags, true).await?;
             return self.existing(cx, tx, None, inode).await;

@@ -45,21 +45,19 @@ pub(crate) struct Rename {
     move_to_trash: bool,
     inode_id: Option<InodeId>,
     existing: Existing,
-    /// A symlink that lost its last name in this rename.
-    unlinked: Option<InodeId>,
 }
 
 impl From<RenameReq> for Rename {
     fn from(req: RenameReq) -> Self {
         let RenameReq { base, src, dest, move_to_trash, inode_id } = req;
-        Self { base, src, dest, move_to_trash, inode_id, existing: Existing::Replace, unlinked: None }
+        Self { base, src, dest, move_to_trash, inode_id, existing: Existing::Replace }
     }
 }
 
 impl Rename {
     /// A rename with a rule for an existing new name.
     pub(crate) fn with_rule(base: ReqBase, src: PathAt, dest: PathAt, existing: Existing) -> Self {
-        Self { base, src, dest, move_to_trash: false, inode_id: None, existing, unlinked: None }
+        Self { base, src, dest, move_to_trash: false, inode_id: None, existing }
     }
 }
 
@@ -84,7 +82,6 @@ impl Operation for Rename {
     }
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<RenameRsp> {
-        self.unlinked = None;
         let user = &self.base.user;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let src = Resolver::new(cx, user).path(tx, &self.src, flags).await?;
@@ -137,9 +134,6 @@ impl Operation for Rename {
 
     fn committed(&mut self, cx: &Cx<'_>, _: &RenameRsp) {
         cx.core.gc.wake();
-        if let Some(symlink) = self.unlinked {
-            cx.core.gc.bury_symlink(symlink);
-        }
     }
 }
 
@@ -225,13 +219,7 @@ impl Rename {
     }
 
     /// Removes what had the new name. Its entry is overwritten afterwards.
-    async fn remove_dest(
-        &mut self,
-        cx: &Cx<'_>,
-        tx: &mut Tx,
-        entry: &DirEntry,
-        mut inode: Inode,
-    ) -> Result<()> {
+    async fn remove_dest(&self, cx: &Cx<'_>, tx: &mut Tx, entry: &DirEntry, mut inode: Inode) -> Result<()> {
         match entry.data.r#type {
             InodeType::File => {
                 let gc_info = GcInfo { user: self.base.user.uid, orig_path: entry.name.clone() };
@@ -248,7 +236,10 @@ impl Rename {
                 // Clients may know the symlink still, so its inode outlives its last name for a while.
                 inode.data.nlink -= 1;
                 inode.data.ctime = inode.data.ctime.max(cx.now());
-                self.unlinked = (inode.data.nlink == 0).then_some(inode.id);
+                if inode.data.nlink == 0 {
+                    // Deletes it only if this rename is committed.
+                    cx.core.gc.bury_symlink(inode.id);
+                }
                 store_inode(tx, &inode)
             }
         }

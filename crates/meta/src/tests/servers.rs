@@ -1,0 +1,178 @@
+//! Several servers of one file system.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use valor_env::{Endpoint, Env};
+use valor_protocol::meta::*;
+use valor_protocol::status::code;
+use valor_protocol::{Address, InodeId, NodeId};
+use valor_rpc::{Server, ServerConfig, ServerHandle};
+
+use super::invariants::Everything;
+use super::{code_of, length};
+use crate::distributor;
+use crate::testing::{TestServer, at, test_config};
+
+/// Serves a server's requests at an address that the cluster knows.
+fn serve(server: &TestServer, node: NodeId) -> ServerHandle {
+    let mut builder = Server::builder(Env::real(), ServerConfig::default());
+    for router in server.meta.routers() {
+        builder = builder.service(router);
+    }
+    let handle = builder.listen(&[Endpoint::Tcp("127.0.0.1:0".parse().unwrap())]).unwrap();
+    let Endpoint::Tcp(std::net::SocketAddr::V4(address)) = handle.addresses()[0].clone() else {
+        panic!("no TCP")
+    };
+    server.cluster.servers.lock().insert(node, Some(Address::tcp(address)));
+    handle
+}
+
+async fn second(first: &TestServer) -> TestServer {
+    let (db, cluster, chunks) = (first.db.clone(), first.cluster.clone(), first.chunks.clone());
+    let second = TestServer::join(test_config(), db, cluster, chunks, NodeId(51)).await;
+    distributor::update(first.meta.core(), false).await.unwrap();
+    second
+}
+
+/// A directory whose owner is `node`.
+async fn owned_by(server: &TestServer, node: u32) -> Inode {
+    for i in 0.. {
+        let directory = server.mkdir(&format!("d{node}-{i}")).await;
+        if server.meta.core().distributor.owner(directory.id) == Some(NodeId(node)) {
+            return directory;
+        }
+    }
+    unreachable!()
+}
+
+#[tokio::test]
+async fn owners_answer_and_others_ask_them() {
+    let first = TestServer::start(test_config()).await;
+    let second = second(&first).await;
+    let _serving = (serve(&first, NodeId(50)), serve(&second, NodeId(51)));
+    for node in [50, 51] {
+        let directory = owned_by(&first, node).await;
+        for (server, name) in [(&first, "a"), (&second, "b")] {
+            let req = CreateReq {
+                path: PathAt::at(directory.id, name),
+                ..server.create_req(0, "x", OpenFlags::RDONLY, 0)
+            };
+            let file = server.meta.create(req).await.unwrap().stat;
+            let hint = Some(VersionedLength { length: 5, truncate_ver: 0 });
+            let sync = SyncReq { update_length: true, length_hint: hint, ..SyncReq::default() };
+            assert_eq!(length(&server.sync(file.id, sync).await.unwrap()), (5, 0));
+            let change = SetAttrReq { perm: Some(0o600), ..SetAttrReq::default() };
+            assert_eq!(
+                server.set_attr(0, PathAt::inode(file.id), change).await.unwrap().data.acl.perm,
+                0o600
+            );
+        }
+        // An error of the owner passes unchanged.
+        for server in [&first, &second] {
+            assert_eq!(code_of(server.sync(InodeId(12), SyncReq::default()).await), code::META_NOT_FOUND);
+        }
+    }
+    Everything::read(&first.db).await.check();
+}
+
+#[tokio::test]
+async fn a_request_is_passed_on_once() {
+    let first = TestServer::start(test_config()).await;
+    let second = second(&first).await;
+    let directory = owned_by(&first, 51).await;
+    let sync = SyncReq { base: first.base(0), inode: directory.id, ..SyncReq::default() };
+    assert_eq!(code_of(first.meta.sync(sync.clone()).await), code::META_FORWARD_FAILED, "no address");
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let std::net::SocketAddr::V4(nobody) = nobody else { panic!("not IPv4") };
+    first.cluster.servers.lock().insert(NodeId(51), Some(Address::tcp(nobody)));
+    assert_eq!(code_of(first.meta.sync(sync.clone()).await), code::META_FORWARD_TIMEOUT);
+    let _serving = serve(&second, NodeId(51));
+    let forwarded = SyncReq { base: ReqBase { forward: NodeId(52), ..sync.base.clone() }, ..sync.clone() };
+    assert_eq!(code_of(first.meta.sync(forwarded).await), code::META_FORWARD_FAILED);
+    assert!(first.meta.sync(sync).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_server_that_lost_an_inode_does_not_write_it() {
+    let first = TestServer::start(test_config()).await;
+    let directory = first.mkdir("d").await;
+    // Servers come until the directory belongs to another; the first does not know yet.
+    let mut others = Vec::new();
+    for node in 51.. {
+        let (db, cluster, chunks) = (first.db.clone(), first.cluster.clone(), first.chunks.clone());
+        others.push(TestServer::join(test_config(), db, cluster, chunks, NodeId(node)).await);
+        if others[0].meta.core().distributor.owner(directory.id) == Some(NodeId(node))
+            || others.last().unwrap().meta.core().distributor.owner(directory.id) != Some(NodeId(50))
+        {
+            break;
+        }
+    }
+    assert_eq!(first.meta.core().distributor.owner(directory.id), Some(NodeId(50)), "as it believes");
+    let req =
+        CreateReq { path: PathAt::at(directory.id, "f"), ..first.create_req(0, "x", OpenFlags::RDONLY, 0) };
+    assert_eq!(code_of(first.meta.create(req.clone()).await), code::META_BUSY);
+    assert_ne!(first.meta.core().distributor.owner(directory.id), Some(NodeId(50)), "now it knows");
+    let owner = first.meta.core().distributor.owner(directory.id).unwrap();
+    let owner = &others[owner.0 as usize - 51];
+    assert!(owner.meta.create(req).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_servers_are_dropped_and_leaving_ones_go_at_once() {
+    let first = TestServer::start(test_config()).await;
+    let second = second(&first).await;
+    let directory = owned_by(&first, 51).await;
+    let owner = |server: &TestServer| server.meta.core().distributor.owner(directory.id);
+    second.meta.stop().await;
+    distributor::update(first.meta.core(), false).await.unwrap();
+    assert_eq!(owner(&first), Some(NodeId(50)));
+    // It comes back, and falls silent without a word.
+    distributor::update(second.meta.core(), false).await.unwrap();
+    distributor::update(first.meta.core(), false).await.unwrap();
+    assert_eq!(owner(&first), Some(NodeId(51)));
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(owner(&first), Some(NodeId(51)));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(owner(&first), Some(NodeId(50)));
+}
+
+#[tokio::test]
+async fn removals_spread_over_all_queues() {
+    let first = TestServer::start(test_config()).await;
+    let second = second(&first).await;
+    let _serving = (serve(&first, NodeId(50)), serve(&second, NodeId(51)));
+    let mut queues = std::collections::BTreeSet::new();
+    // A new server knows all queues, the older one only its own until it looks again.
+    for (server, expected) in [(&first, 4), (&second, 8)] {
+        for i in 0..100 {
+            server.create(&format!("f{i}")).await;
+            server.remove(&format!("f{i}")).await.unwrap();
+        }
+        queues.extend(Everything::read(&first.db).await.waiting().iter().map(|entry| entry.parent));
+        assert_eq!(queues.len(), expected);
+    }
+}
+
+#[tokio::test]
+async fn every_method_is_served() {
+    let first = TestServer::start(test_config()).await;
+    let handle = serve(&first, NodeId(50));
+    let Endpoint::Tcp(std::net::SocketAddr::V4(address)) = handle.addresses()[0].clone() else {
+        panic!("no TCP")
+    };
+    let client = valor_rpc::Client::new(Env::real(), Default::default());
+    let to = Address::tcp(address);
+    let options = valor_rpc::CallOptions::default();
+    let stat = StatReq { base: first.base(0), path: at("/"), ..StatReq::default() };
+    let root = client.call::<methods::Stat>(to, &stat, &options).await.unwrap().stat;
+    assert_eq!(root.id, InodeId::ROOT);
+    let hold = valor_protocol::valor::HoldReq::default();
+    let refused = client.call::<valor_protocol::valor::meta::Hold>(to, &hold, &options).await;
+    assert_eq!(code_of(refused), code::INVALID_ARG);
+    assert!(client.call::<methods::TestRpc>(to, &TestRpcReq::default(), &options).await.is_ok());
+    let statfs = client.call::<methods::StatFs>(to, &StatFsReq::default(), &options).await.unwrap();
+    assert_eq!((statfs.capacity, statfs.used, statfs.free), (1000, 400, 600));
+    let served: Vec<_> = first.meta.routers().iter().map(|router| router.name()).collect();
+    assert_eq!(served, ["MetaSerde", "ValorMeta"]);
+}
