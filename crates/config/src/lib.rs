@@ -25,11 +25,45 @@ pub trait Tree: Serialize + DeserializeOwned + Default + Clone + PartialEq + Sen
     /// Dotted paths of optional items, which do not show in a dump while unset.
     const OPTIONAL: &'static [&'static str] = &[];
 
+    /// Sections that are trees (or have lists) of their own, whose lists count below their prefix.
+    const PARTS: &'static [Part] = &[];
+
     /// Rules between and within values.
     ///
     /// # Errors
     /// A sentence that names the key and says what it accepts.
     fn check(&self) -> Result<(), String> {
         Ok(())
+    }
+}
+
+/// A section with lists of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Dotted path of the section.
+    pub prefix: &'static str,
+    /// [`Tree::COLD`] of the section.
+    pub cold: &'static [&'static str],
+    /// [`Tree::IGNORED`] of the section.
+    pub ignored: &'static [&'static str],
+    /// [`Tree::OPTIONAL`] of the section.
+    pub optional: &'static [&'static str],
+}
+
+impl Part {
+    /// A section that is a tree.
+    #[must_use]
+    pub const fn of<T: Tree>(prefix: &'static str) -> Self {
+        Self { prefix, cold: T::COLD, ignored: T::IGNORED, optional: T::OPTIONAL }
+    }
+
+    /// A section that only has lists.
+    #[must_use]
+    pub const fn lists(
+        prefix: &'static str,
+        cold: &'static [&'static str],
+        ignored: &'static [&'static str],
+    ) -> Self {
+        Self { prefix, cold, ignored, optional: &[] }
     }
 }

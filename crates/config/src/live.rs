@@ -234,7 +234,11 @@ fn updated<T: Tree>(old: &T, text: &str, origin: &str, hot: bool) -> Result<T, C
     let update: Table = toml::from_str(text)
         .map_err(|error| ConfigError::Parse { origin: origin.to_owned(), reason: error.to_string() })?;
     let table = to_table(old);
-    let schema = Schema { ignored: T::IGNORED, optional: T::OPTIONAL, origin };
+    let schema = Schema {
+        ignored: merge::gather::<T>(T::IGNORED, |part| part.ignored),
+        optional: merge::gather::<T>(T::OPTIONAL, |part| part.optional),
+        origin,
+    };
     let (leaves, ignored) = merge::leaves(&table, &update, &schema)?;
     for key in ignored {
         tracing::warn!(origin, key, "configuration key of C++ 3FS has no effect here");
@@ -247,8 +251,9 @@ fn updated<T: Tree>(old: &T, text: &str, origin: &str, hot: bool) -> Result<T, C
         Value::Table(merged).try_into().map_err(|error| culprit::<T>(&table, &leaves, origin, &error))?;
     if hot {
         let after = to_table(&new);
+        let cold = merge::gather::<T>(T::COLD, |part| part.cold);
         let changed = leaves.iter().find(|(path, _)| {
-            merge::covers(T::COLD, path) && merge::get(&after, path) != merge::get(&table, path)
+            merge::covers(&cold, path) && merge::get(&after, path) != merge::get(&table, path)
         });
         if let Some((key, _)) = changed {
             return Err(ConfigError::Cold { origin: origin.to_owned(), key: key.clone() });
@@ -401,6 +406,8 @@ mod tests {
         let part = live.part(|whole| whole.inner.clone());
         live.hot_update("[inner]\nlimit = 9", "x").unwrap();
         assert_eq!(part.get().limit, 9);
+        live.apply("[inner.server]\nbase = 1\npaths = ['/a']", "x").unwrap();
+        assert_eq!(live.hot_update("[inner.server]\npaths = ['/b']", "x").unwrap_err().code(), 17);
     }
 
     #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -410,7 +417,7 @@ mod tests {
     }
 
     impl Tree for Whole {
-        const IGNORED: &'static [&'static str] = Sample::IGNORED;
+        const PARTS: &'static [crate::Part] = &[crate::Part::of::<Sample>("inner")];
     }
 
     #[test]

@@ -1,13 +1,24 @@
 //! Applying a TOML table on top of another, key by key.
 
-use crate::ConfigError;
+use crate::{ConfigError, Part, Tree};
 use toml::{Table, Value};
 
 /// What a tree accepts, by dotted path.
 pub(crate) struct Schema<'a> {
-    pub ignored: &'a [&'a str],
-    pub optional: &'a [&'a str],
+    pub ignored: Vec<String>,
+    pub optional: Vec<String>,
     pub origin: &'a str,
+}
+
+/// A tree's own list and those of its parts, all from the root.
+pub(crate) fn gather<T: Tree>(
+    own: &[&str],
+    of_part: impl Fn(&Part) -> &'static [&'static str],
+) -> Vec<String> {
+    let parts = T::PARTS.iter().flat_map(|part| {
+        of_part(part).iter().map(|path| format!("{}.{path}", part.prefix)).collect::<Vec<_>>()
+    });
+    own.iter().map(|path| (*path).to_owned()).chain(parts).collect()
 }
 
 /// Leaves of an update in document order, with their dotted paths.
@@ -39,7 +50,7 @@ fn walk(
     for (key, value) in update {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         let here = current.and_then(|table| table.get(key));
-        if here.is_none() && covers(schema.ignored, &path) {
+        if here.is_none() && covers(&schema.ignored, &path) {
             ignored.push(path);
             continue;
         }
@@ -48,12 +59,12 @@ fn walk(
                 walk(Some(old), new, &path, schema, found, ignored)?;
             }
             (None, Value::Table(new))
-                if leads_to(schema.optional, &path) || leads_to(schema.ignored, &path) =>
+                if leads_to(&schema.optional, &path) || leads_to(&schema.ignored, &path) =>
             {
                 walk(None, new, &path, schema, found, ignored)?;
             }
             (Some(_), _) => found.push((path, value.clone())),
-            (None, _) if covers(schema.optional, &path) => found.push((path, value.clone())),
+            (None, _) if covers(&schema.optional, &path) => found.push((path, value.clone())),
             (None, _) => {
                 let hint =
                     nearest(current, key).map(|k| format!("; did you mean `{k}`?")).unwrap_or_default();
@@ -91,7 +102,7 @@ pub(crate) fn get<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {
 }
 
 /// Whether a pattern list covers `path`: some pattern is a prefix of it by components (`*` matches any one).
-pub(crate) fn covers(patterns: &[&str], path: &str) -> bool {
+pub(crate) fn covers(patterns: &[String], path: &str) -> bool {
     patterns.iter().any(|pattern| {
         let mut parts = path.split('.');
         pattern.split('.').all(|want| parts.next().is_some_and(|have| want == "*" || want == have))
@@ -99,7 +110,7 @@ pub(crate) fn covers(patterns: &[&str], path: &str) -> bool {
 }
 
 /// Whether `path` is on the way to some pattern.
-fn leads_to(patterns: &[&str], path: &str) -> bool {
+fn leads_to(patterns: &[String], path: &str) -> bool {
     patterns.iter().any(|pattern| {
         let mut wants = pattern.split('.');
         path.split('.').all(|have| wants.next().is_some_and(|want| want == "*" || want == have))
