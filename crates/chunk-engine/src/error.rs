@@ -1,7 +1,7 @@
 //! Why an operation on chunks failed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ChunkId;
@@ -97,9 +97,26 @@ pub enum EngineError {
         /// The failure.
         source: Arc<io::Error>,
     },
+    /// The engine was closed.
+    #[error("the engine is closed")]
+    Closed,
     /// Writing metadata failed earlier; nothing can be changed until the engine is opened again.
     #[error("the engine is read-only after a failed log write: {0}")]
     ReadOnly(Arc<EngineError>),
+}
+
+impl EngineError {
+    pub(crate) fn corrupt(file: &Path, offset: u64, what: &'static str) -> Self {
+        EngineError::Corrupt { file: file.into(), offset, chunk: None, what }
+    }
+}
+
+/// A failed disk operation; a full disk is told apart.
+pub(crate) fn io_error(op: &'static str, file: &Path, error: io::Error) -> EngineError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => EngineError::NoSpace(file.into()),
+        _ => EngineError::Io { op, file: file.into(), source: Arc::new(error) },
+    }
 }
 
 fn of(chunk: &Option<ChunkId>) -> String {

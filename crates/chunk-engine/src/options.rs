@@ -3,7 +3,8 @@
 /// What an acknowledged update survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SyncMode {
-    /// The end of the process (page cache). A loss of power may take the last updates back or damage them; damage is detected.
+    /// The end of the process (page cache). A loss of power may take the last updates back or damage them; damage is
+    /// detected.
     #[default]
     Process,
     /// Loss of power: data and log are synced before a call returns.
@@ -17,13 +18,36 @@ pub struct Options {
     pub target_id: u64,
     /// What an acknowledged update survives.
     pub sync: SyncMode,
-    /// New chunk data are refused when the file system has fewer bytes available.
+    /// New data are refused when the file system has fewer bytes available.
     pub reserve_bytes: u64,
+    /// Usual size of a log segment. Two are preallocated.
+    pub log_segment_bytes: u32,
+    /// A checkpoint is written when the log has grown by this much since the last one (and by the size of that). About
+    /// twice as much log is kept.
+    pub checkpoint_log_bytes: u64,
+    /// Memory for checksum tables; 1 KiB covers a chunk of 1 MiB.
+    pub table_cache_bytes: usize,
+    /// Freed space that is kept for reuse; more is given back to the file system.
+    pub reusable_bytes_max: u64,
+    /// Overwrites kept apart from their chunk; more are folded into it in the background.
+    pub patches_per_chunk_max: usize,
+    /// Chunks which have such overwrites.
+    pub patched_chunks_max: usize,
 }
 
 impl Options {
     /// Defaults for a target.
     pub fn new(target_id: u64) -> Self {
-        Options { target_id, sync: SyncMode::Process, reserve_bytes: 64 << 20 }
+        Options {
+            target_id,
+            sync: SyncMode::Process,
+            reserve_bytes: 64 << 20,
+            log_segment_bytes: 16 << 20,
+            checkpoint_log_bytes: 64 << 20,
+            table_cache_bytes: 16 << 20,
+            reusable_bytes_max: 1 << 30,
+            patches_per_chunk_max: 64,
+            patched_chunks_max: 16_384,
+        }
     }
 }

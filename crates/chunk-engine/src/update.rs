@@ -1,5 +1,7 @@
 //! What callers ask for and what they are told about chunks.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::ChunkId;
@@ -36,7 +38,7 @@ pub struct Update {
 }
 
 /// What an [`Update`] changes. Checksums are in 3FS's form: CRC-32C with start value 0xffffffff and without a final xor.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum UpdateKind {
     /// Write bytes at `offset`; a gap between the chunk's end and `offset` becomes zeros.
     Write {
@@ -66,6 +68,22 @@ pub enum UpdateKind {
         /// Checksum over all of `data`, verified.
         checksum: Option<u32>,
     },
+}
+
+/// Lengths in place of data.
+impl fmt::Debug for UpdateKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = |data: &[Bytes]| data.iter().map(Bytes::len).sum::<usize>();
+        match self {
+            UpdateKind::Write { offset, data, .. } => {
+                write!(f, "Write {{ {} bytes at {offset} }}", sum(data))
+            }
+            UpdateKind::Truncate { len } => write!(f, "Truncate {{ {len} }}"),
+            UpdateKind::Extend { len } => write!(f, "Extend {{ {len} }}"),
+            UpdateKind::Remove => write!(f, "Remove"),
+            UpdateKind::Replace { data, .. } => write!(f, "Replace {{ {} bytes }}", sum(data)),
+        }
+    }
 }
 
 /// One version of a chunk.

@@ -137,7 +137,7 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Makes written data durable, with the length needed to read it (fdatasync).
     fn sync_data(&self) -> IoFuture<()>;
     /// Length in bytes.
-    fn len(&self) -> IoFuture<u64>;
+    fn size(&self) -> IoFuture<u64>;
     /// Sets the length; growing leaves a hole.
     fn set_len(&self, len: u64) -> IoFuture<()>;
     /// Reserves space for a range so that writing it cannot fail for lack of space; the file grows to its end, if

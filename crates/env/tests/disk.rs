@@ -42,7 +42,7 @@ async fn what_was_written_is_read() {
     on_each(|disk, dir| async move {
         let file = disk.open(&dir.join("f"), OpenOptions::CREATE_NEW).await.unwrap();
         file.write_at(10, &[piece(1, 3), Bytes::new(), piece(2, 5000), piece(3, 1)]).await.unwrap();
-        assert_eq!(file.len().await.unwrap(), 10 + 5004);
+        assert_eq!(file.size().await.unwrap(), 10 + 5004);
         let expected = [vec![0; 10], vec![1; 3], vec![2; 5000], vec![3]].concat();
         assert_eq!(read(&file, 0, 100_000).await, expected);
         assert_eq!(read(&file, 12, 2).await, [1, 2]);
@@ -88,7 +88,7 @@ async fn lengths_holes_and_reserved_space() {
         file.set_len(5000).await.unwrap();
         assert_eq!(read(&file, 99, 10_000).await, [vec![1], vec![0; 4900]].concat());
         file.allocate(0, 1 << 20).await.unwrap();
-        assert_eq!(file.len().await.unwrap(), 1 << 20);
+        assert_eq!(file.size().await.unwrap(), 1 << 20);
         assert_eq!(read(&file, 99, 2).await, [1, 0]);
     })
     .await;
@@ -336,7 +336,7 @@ async fn faults() {
     assert!(disk.stopped() && file.read_at(0, 1).await.is_err() && disk.list(Path::new("/d")).await.is_err());
     disk.restart();
     let file = disk.open(Path::new("/d/file"), OpenOptions::WRITE).await.unwrap();
-    let left = file.len().await.unwrap() as usize;
+    let left = file.size().await.unwrap() as usize;
     assert!(left <= 5000 && (left == 3 || read(&file, 0, left).await == vec![4; left]));
 }
 

@@ -479,7 +479,7 @@ impl DiskFile for MemoryFile {
         })
     }
 
-    fn len(&self) -> IoFuture<u64> {
+    fn size(&self) -> IoFuture<u64> {
         self.perform(move |state, id, _| state.inode(id).map(|inode| inode.len()))
     }
 

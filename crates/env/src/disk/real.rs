@@ -189,7 +189,7 @@ impl DiskFile for RealFile {
         sync(self.backend, &self.file)
     }
 
-    fn len(&self) -> IoFuture<u64> {
+    fn size(&self) -> IoFuture<u64> {
         IoFuture::ready(self.file.metadata().map(|metadata| metadata.len()))
     }
 
