@@ -47,15 +47,17 @@ pub(crate) struct Cx<'a> {
     pub(crate) core: &'a Core,
     /// Configuration when the operation started.
     pub(crate) config: Arc<Config>,
+    /// When that was.
+    started: UtcTime,
 }
 
 impl Cx<'_> {
-    /// The time to the microsecond.
+    /// The time of the operation to the microsecond. It stands still, so that everything it changes has one time.
     pub(crate) fn precise_now(&self) -> UtcTime {
-        UtcTime(self.core.env.utc_now().0)
+        self.started
     }
 
-    /// The time as inodes keep it.
+    /// The time of the operation as inodes keep it.
     pub(crate) fn now(&self) -> UtcTime {
         self.rounded(self.precise_now())
     }
@@ -119,7 +121,7 @@ impl Backoff {
 impl Core {
     /// The view of one operation.
     pub(crate) fn cx(&self) -> Cx<'_> {
-        Cx { core: self, config: self.config.get() }
+        Cx { core: self, config: self.config.get(), started: UtcTime(self.env.utc_now().0) }
     }
 
     /// Executes an operation for a client.

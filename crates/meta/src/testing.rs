@@ -248,3 +248,22 @@ pub(crate) fn session(client_number: u8, number: u8) -> Option<SessionInfo> {
 pub(crate) fn at(path: &str) -> PathAt {
     PathAt::at(InodeId::ROOT, path)
 }
+
+thread_local! {
+    static INTERLEAVING: std::cell::Cell<u64> = const { std::cell::Cell::new(1) };
+}
+
+/// Starts the choices of [`interleave`] anew, so that a seed gives the same run.
+pub(crate) fn seed_interleaving(seed: u64) {
+    INTERLEAVING.set(seed.wrapping_mul(2).wrapping_add(1));
+}
+
+/// Lets other tasks run, in one of two cases.
+pub(crate) async fn interleave() {
+    let next =
+        INTERLEAVING.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    INTERLEAVING.set(next);
+    if next >> 63 == 1 {
+        tokio::task::yield_now().await;
+    }
+}

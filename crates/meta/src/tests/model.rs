@@ -14,10 +14,10 @@ use valor_protocol::valor::{RENAME_EXCHANGE, RENAME_NOREPLACE, Rename2Req};
 use valor_wire::{Status, UtcTime};
 
 use super::invariants::Everything;
-use super::reference::{Op, Outcome, Reference, Rule, Seen};
+use super::reference::{Op, Outcome, Place, Reference, Rule, Seen};
 use crate::config::Config;
 use crate::init_fs;
-use crate::testing::{TestCluster, TestServer, at, test_config, test_layout};
+use crate::testing::{TestCluster, TestServer, seed_interleaving, test_config, test_layout};
 
 /// SplitMix64.
 struct Random(u64);
@@ -38,31 +38,62 @@ impl Random {
         items[self.below(items.len())].clone()
     }
 
-    fn path(&mut self) -> String {
-        let mut path = String::new();
-        for _ in 0..=self.below(3) {
-            write!(path, "/{}", self.pick(&["a", "b", "c"])).unwrap();
-        }
-        path
+    fn name(&mut self) -> &'static str {
+        self.pick(&["a", "b", "c"])
     }
 
-    /// With `chmod`, permissions change and several users take part.
-    fn op(&mut self, chmod: bool) -> Op {
-        let uid = if chmod { self.pick(&[0, 0, 5, 6]) } else { 0 };
+    /// A path of up to three names from the root.
+    fn path(&mut self) -> Place {
+        let names: Vec<_> = (0..=self.below(3)).map(|_| self.name()).collect();
+        Place { dir: 0, path: format!("/{}", names.join("/")) }
+    }
+
+    /// Any operation of several users, by paths.
+    fn op(&mut self) -> Op {
+        let uid = self.pick(&[0, 0, 5, 6]);
         let (path, other) = (self.path(), self.path());
-        match self.below(if chmod { 24 } else { 22 }) {
+        if self.below(12) == 0 {
+            return Op::Chmod { uid, path, perm: self.pick(&[0o755, 0o777, 0o1777, 0o700, 0o644, 0o600]) };
+        }
+        let target = self.pick(&["a", "b/c", "/a/b", "../c", "/c"]).to_owned();
+        let (exclusive, follow) = (self.below(3) == 0, self.below(2) == 0);
+        self.op_at(uid, path, other, target, exclusive, follow)
+    }
+
+    /// An operation on names in directories, as clients that resolve paths themselves make them: each is one
+    /// transaction. Symlinks are not followed, since following them takes several.
+    fn leaf_op(&mut self, dirs: usize, symlinks: bool) -> Op {
+        let place = |random: &mut Self| Place { dir: random.below(dirs), path: random.name().to_owned() };
+        let (path, other) = (place(self), place(self));
+        let exclusive = symlinks || self.below(3) == 0;
+        match self.op_at(0, path, other, "x".to_owned(), exclusive, false) {
+            Op::Symlink { uid, path, .. } if !symlinks => Op::Mkdir { uid, path, perm: 0o755 },
+            Op::List { uid, path } => Op::Stat { uid, path, follow: false },
+            op => op,
+        }
+    }
+
+    fn op_at(
+        &mut self,
+        uid: u32,
+        path: Place,
+        other: Place,
+        target: String,
+        exclusive: bool,
+        follow: bool,
+    ) -> Op {
+        match self.below(22) {
             0..=3 => Op::Mkdir { uid, path, perm: self.pick(&[0o755, 0o777, 0o1777, 0o700]) },
-            4..=6 => Op::Create { uid, path, exclusive: self.below(3) == 0 },
-            7 => Op::Symlink { uid, path, target: self.pick(&["a", "b/c", "/a/b", "../c", "/c"]).to_owned() },
+            4..=6 => Op::Create { uid, path, exclusive },
+            7 => Op::Symlink { uid, path, target },
             8..=9 => Op::Link { uid, old: path, new: other },
             10..=12 => Op::Remove { uid, path, recursive: self.below(2) == 0 },
             13..=17 => {
                 let rule = self.pick(&[Rule::Replace, Rule::Replace, Rule::Refuse, Rule::Exchange]);
                 Op::Rename { uid, src: path, dest: other, rule }
             }
-            18..=19 => Op::Stat { uid, path, follow: self.below(2) == 0 },
-            20..=21 => Op::List { uid, path },
-            _ => Op::Chmod { uid, path, perm: self.pick(&[0o755, 0o777, 0o1777, 0o700, 0o644, 0o600]) },
+            18..=19 => Op::Stat { uid, path, follow },
+            _ => Op::List { uid, path },
         }
     }
 }
@@ -84,49 +115,74 @@ fn seen(inode: &Inode) -> Seen {
     Seen::Inode(letter, inode.data.acl.perm, inode.data.acl.uid, u32::from(inode.data.nlink))
 }
 
-/// Performs an operation on the service.
-async fn perform(server: &TestServer, op: &Op) -> Outcome {
-    let stat = |answer: Result<Inode, Status>| answer.map(|inode| seen(&inode));
-    let answer = match op {
-        Op::Mkdir { uid, path, perm } => stat(server.mkdir_as(*uid, path, *perm).await),
-        Op::Create { uid, path, exclusive } => {
-            let flags = if *exclusive { OpenFlags::CREAT | OpenFlags::EXCL } else { OpenFlags::CREAT };
-            stat(server.meta.create(server.create_req(*uid, path, flags, 0)).await.map(|rsp| rsp.stat))
-        }
-        Op::Symlink { uid, path, target } => {
-            let req = SymlinkReq { base: server.base(*uid), path: at(path), target: target.as_str().into() };
-            stat(server.meta.symlink(req).await.map(|rsp| rsp.stat))
-        }
-        Op::Link { uid, old, new } => {
-            let (old_path, new_path) = (at(old), at(new));
-            let req = HardLinkReq { base: server.base(*uid), old_path, new_path, flags: AtFlags::default() };
-            stat(server.meta.hard_link(req).await.map(|rsp| rsp.stat))
-        }
-        Op::Remove { uid, path, recursive } => {
-            server.remove_as(*uid, path, *recursive).await.map(|()| Seen::Nothing)
-        }
-        Op::Rename { uid, src, dest, rule: Rule::Replace } => stat(server.rename_as(*uid, src, dest).await),
-        Op::Rename { uid, src, dest, rule } => {
-            let flags = if *rule == Rule::Refuse { RENAME_NOREPLACE } else { RENAME_EXCHANGE };
-            let req = Rename2Req { base: server.base(*uid), src: at(src), dest: at(dest), flags };
-            stat(server.meta.rename2(req).await.map(|rsp| rsp.stat))
-        }
-        Op::Chmod { uid, path, perm } => {
-            let change = SetAttrReq { perm: Some(*perm), ..SetAttrReq::default() };
-            stat(server.set_attr(*uid, at(path), change).await)
-        }
-        Op::Stat { uid, path, follow } => {
-            let flags = if *follow { AtFlags::SYMLINK_FOLLOW } else { AtFlags::SYMLINK_NOFOLLOW };
-            let req = StatReq { base: server.base(*uid), path: at(path), flags };
-            stat(server.meta.stat(req).await.map(|rsp| rsp.stat))
-        }
-        Op::List { uid, path } => {
-            let req = ListReq { base: server.base(*uid), path: at(path), ..ListReq::default() };
-            let names = |rsp: ListRsp| rsp.entries.iter().map(|entry| entry.name.to_string()).collect();
-            server.meta.list(req).await.map(|rsp| Seen::Names(names(rsp)))
-        }
-    };
-    answer.map_err(|status| status.code)
+/// A server, and the directories that operations start at.
+struct Subject {
+    server: TestServer,
+    dirs: Vec<InodeId>,
+}
+
+impl Subject {
+    fn at(&self, place: &Place) -> PathAt {
+        PathAt::at(self.dirs[place.dir], place.path.as_str())
+    }
+
+    /// Performs an operation on the service.
+    async fn perform(&self, op: &Op) -> Outcome {
+        self.ask(op).await.map_err(|status| status.code)
+    }
+
+    async fn ask(&self, op: &Op) -> Result<Seen, Status> {
+        let Self { server, .. } = self;
+        let meta = &server.meta;
+        Ok(match op {
+            Op::Mkdir { uid, path, perm } => {
+                let (base, path, perm) = (server.base(*uid), self.at(path), *perm);
+                seen(&meta.mkdirs(MkdirsReq { base, path, perm, ..MkdirsReq::default() }).await?.stat)
+            }
+            Op::Create { uid, path, exclusive } => {
+                let flags = if *exclusive { OpenFlags::CREAT | OpenFlags::EXCL } else { OpenFlags::CREAT };
+                let req = CreateReq { path: self.at(path), ..server.create_req(*uid, "x", flags, 0) };
+                seen(&meta.create(req).await?.stat)
+            }
+            Op::Symlink { uid, path, target } => {
+                let (base, path, target) = (server.base(*uid), self.at(path), target.as_str().into());
+                seen(&meta.symlink(SymlinkReq { base, path, target }).await?.stat)
+            }
+            Op::Link { uid, old, new } => {
+                let (base, flags) = (server.base(*uid), AtFlags::default());
+                let (old_path, new_path) = (self.at(old), self.at(new));
+                seen(&meta.hard_link(HardLinkReq { base, old_path, new_path, flags }).await?.stat)
+            }
+            Op::Remove { uid, path, recursive } => {
+                let (base, path, recursive) = (server.base(*uid), self.at(path), *recursive);
+                meta.remove(RemoveReq { base, path, recursive, ..RemoveReq::default() }).await?;
+                Seen::Nothing
+            }
+            Op::Rename { uid, src, dest, rule: Rule::Replace } => {
+                let (base, src, dest) = (server.base(*uid), self.at(src), self.at(dest));
+                let rsp = meta.rename(RenameReq { base, src, dest, ..RenameReq::default() }).await?;
+                seen(&rsp.stat.unwrap())
+            }
+            Op::Rename { uid, src, dest, rule } => {
+                let flags = if *rule == Rule::Refuse { RENAME_NOREPLACE } else { RENAME_EXCHANGE };
+                let (base, src, dest) = (server.base(*uid), self.at(src), self.at(dest));
+                seen(&meta.rename2(Rename2Req { base, src, dest, flags }).await?.stat)
+            }
+            Op::Chmod { uid, path, perm } => {
+                let change = SetAttrReq { perm: Some(*perm), ..SetAttrReq::default() };
+                seen(&server.set_attr(*uid, self.at(path), change).await?)
+            }
+            Op::Stat { uid, path, follow } => {
+                let flags = if *follow { AtFlags::SYMLINK_FOLLOW } else { AtFlags::SYMLINK_NOFOLLOW };
+                seen(&meta.stat(StatReq { base: server.base(*uid), path: self.at(path), flags }).await?.stat)
+            }
+            Op::List { uid, path } => {
+                let req = ListReq { base: server.base(*uid), path: self.at(path), ..ListReq::default() };
+                let entries = meta.list(req).await?.entries;
+                Seen::Names(entries.iter().map(|entry| entry.name.to_string()).collect())
+            }
+        })
+    }
 }
 
 /// The tree in the store as the reference writes it.
@@ -201,24 +257,26 @@ async fn wait_for_queues(server: &TestServer) {
 async fn one_operation_after_the_other() {
     for seed in rounds(40) {
         println!("seed {seed}");
+        seed_interleaving(seed);
         let mut random = Random(seed);
         let server = TestServer::start(model_config()).await;
+        let subject = Subject { server, dirs: vec![InodeId::ROOT] };
         let mut reference = Reference::new();
         for step in 0..150 {
-            let op = random.op(true);
+            let op = random.op();
             let expected = reference.apply(&op);
-            let found = perform(&server, &op).await;
+            let found = subject.perform(&op).await;
             assert_eq!(found, expected, "seed {seed} step {step}: {op:?}\n{}", reference.dump());
         }
-        let everything = Everything::read(&server.db).await;
+        let everything = Everything::read(&subject.server.db).await;
         everything.check();
         assert_eq!(dump(&everything), reference.dump(), "seed {seed}");
-        empty_out(&server, &mut reference).await;
+        empty_out(&subject.server, &mut reference).await;
     }
 }
 
 /// A server whose store fails as `faults` say.
-async fn unreliable_server(faults: Faults, mut config: Config) -> TestServer {
+async fn unreliable(faults: Faults, mut config: Config) -> Subject {
     let env = Env::real();
     let db = Database::memory(env.clone());
     init_fs(&db, test_layout(), UtcTime(env.utc_now().0)).await.unwrap();
@@ -235,19 +293,30 @@ async fn unreliable_server(faults: Faults, mut config: Config) -> TestServer {
     )
     .await;
     server.db = db;
-    server
+    let mut dirs = vec![InodeId::ROOT];
+    for name in STARTS {
+        dirs.push(server.mkdir(name).await.id);
+    }
+    Subject { server, dirs }
 }
 
+/// Directories in the root that operations start at, besides the root.
+const STARTS: [&str; 3] = ["a", "b", "d"];
+
 /// Three tasks of three operations each at the same time.
-async fn run_together(server: &Arc<TestServer>, random: &mut Random) -> Vec<Vec<(Op, Outcome)>> {
+async fn run_together(
+    subject: &Arc<Subject>,
+    random: &mut Random,
+    symlinks: bool,
+) -> Vec<Vec<(Op, Outcome)>> {
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..3 {
-        let ops: Vec<Op> = (0..3).map(|_| random.op(false)).collect();
-        let server = Arc::clone(server);
+        let ops: Vec<Op> = (0..3).map(|_| random.leaf_op(subject.dirs.len(), symlinks)).collect();
+        let subject = Arc::clone(subject);
         running.spawn(async move {
             let mut done = Vec::new();
             for op in ops {
-                let outcome = perform(&server, &op).await;
+                let outcome = subject.perform(&op).await;
                 done.push((op, outcome));
             }
             done
@@ -260,18 +329,21 @@ async fn run_together(server: &Arc<TestServer>, random: &mut Random) -> Vec<Vec<
 async fn operations_at_the_same_time_have_an_order() {
     for seed in rounds(100) {
         println!("seed {seed}");
+        seed_interleaving(seed);
         let mut random = Random(seed.wrapping_mul(0x1234_5678_9abc_def1));
         let rare = u32::from(seed % 2 == 0) * 50;
         let faults = Faults { read_too_old: rare / 5, commit_conflict: rare, commit_unknown: 0 };
-        let server = Arc::new(unreliable_server(faults, model_config()).await);
+        let subject = Arc::new(unreliable(faults, model_config()).await);
         let mut reference = Reference::new();
+        STARTS.iter().for_each(|name| reference.add_start(name));
+        let symlinks = seed % 4 < 2;
         for _ in 0..12 {
-            let op = random.op(false);
-            assert_eq!(perform(&server, &op).await, reference.apply(&op), "seed {seed}: {op:?}");
+            let op = random.leaf_op(subject.dirs.len(), symlinks);
+            assert_eq!(subject.perform(&op).await, reference.apply(&op), "seed {seed}: {op:?}");
         }
         for round in 0..6 {
-            let tasks = run_together(&server, &mut random).await;
-            let everything = Everything::read(&server.db).await;
+            let tasks = run_together(&subject, &mut random, symlinks).await;
+            let everything = Everything::read(&subject.server.db).await;
             everything.check();
             let end = dump(&everything);
             let slices: Vec<&[(Op, Outcome)]> = tasks.iter().map(Vec::as_slice).collect();
@@ -283,7 +355,7 @@ async fn operations_at_the_same_time_have_an_order() {
             };
             reference = next;
         }
-        empty_out(&server, &mut reference).await;
+        empty_out(&subject.server, &mut reference).await;
     }
 }
 
@@ -293,19 +365,21 @@ async fn operations_at_the_same_time_have_an_order() {
 async fn commits_of_unknown_outcome_break_nothing() {
     for seed in rounds(60) {
         println!("seed {seed}");
+        seed_interleaving(seed);
         let mut random = Random(seed.wrapping_mul(0x0fed_cba9_8765_4321));
         let faults = Faults { read_too_old: 10, commit_conflict: 50, commit_unknown: 150 };
-        let server = Arc::new(unreliable_server(faults, model_config()).await);
+        let subject = Arc::new(unreliable(faults, model_config()).await);
+        let server = &subject.server;
         for _ in 0..10 {
-            run_together(&server, &mut random).await;
+            run_together(&subject, &mut random, seed % 2 == 0).await;
             Everything::read(&server.db).await.check();
         }
         server.configure("gc.enable = true");
-        wait_for_queues(&server).await;
+        wait_for_queues(server).await;
         for name in server.names("/").await {
             server.remove_as(0, &name, true).await.unwrap();
         }
-        wait_for_queues(&server).await;
+        wait_for_queues(server).await;
         tokio::time::sleep(Duration::from_secs(100)).await;
         let left = Everything::read(&server.db).await;
         left.check();

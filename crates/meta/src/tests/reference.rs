@@ -38,18 +38,25 @@ pub(super) enum Rule {
     Exchange,
 }
 
-/// An operation of a user; paths start at the root.
+/// A path from the directory of that number; 0 is the root.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Place {
+    pub(super) dir: usize,
+    pub(super) path: String,
+}
+
+/// An operation of a user.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Op {
-    Mkdir { uid: u32, path: String, perm: u32 },
-    Create { uid: u32, path: String, exclusive: bool },
-    Symlink { uid: u32, path: String, target: String },
-    Link { uid: u32, old: String, new: String },
-    Remove { uid: u32, path: String, recursive: bool },
-    Rename { uid: u32, src: String, dest: String, rule: Rule },
-    Chmod { uid: u32, path: String, perm: u32 },
-    Stat { uid: u32, path: String, follow: bool },
-    List { uid: u32, path: String },
+    Mkdir { uid: u32, path: Place, perm: u32 },
+    Create { uid: u32, path: Place, exclusive: bool },
+    Symlink { uid: u32, path: Place, target: String },
+    Link { uid: u32, old: Place, new: Place },
+    Remove { uid: u32, path: Place, recursive: bool },
+    Rename { uid: u32, src: Place, dest: Place, rule: Rule },
+    Chmod { uid: u32, path: Place, perm: u32 },
+    Stat { uid: u32, path: Place, follow: bool },
+    List { uid: u32, path: Place },
 }
 
 /// What a success tells.
@@ -75,6 +82,8 @@ struct Found {
 pub(super) struct Reference {
     nodes: BTreeMap<Id, Node>,
     next: Id,
+    /// Directories that operations start at.
+    dirs: Vec<Id>,
     /// Removed trees whose links are still counted.
     limbo: Vec<Id>,
 }
@@ -83,14 +92,26 @@ impl Reference {
     pub(super) fn new() -> Self {
         let root =
             Node { kind: Kind::Dir(BTreeMap::new()), perm: 0o755, uid: 0, gid: 0, nlink: 1, parent: ROOT };
-        Self { nodes: BTreeMap::from([(ROOT, root)]), next: 1, limbo: Vec::new() }
+        Self { nodes: BTreeMap::from([(ROOT, root)]), next: 1, dirs: vec![ROOT], limbo: Vec::new() }
+    }
+
+    /// Makes a directory in the root that operations can start at.
+    pub(super) fn add_start(&mut self, name: &str) {
+        self.add(ROOT, name, Kind::Dir(BTreeMap::new()), 0o755, 0);
+        self.dirs.push(self.next - 1);
     }
 
     fn entries(&self, id: Id) -> Answer<&BTreeMap<String, Id>> {
-        match &self.nodes[&id].kind {
-            Kind::Dir(entries) => Ok(entries),
-            _ => Err(code::META_NOT_DIRECTORY),
+        match self.nodes.get(&id).map(|node| &node.kind) {
+            Some(Kind::Dir(entries)) => Ok(entries),
+            Some(_) => Err(code::META_NOT_DIRECTORY),
+            None => Err(code::META_NOT_FOUND),
         }
+    }
+
+    /// Whether something can be added to a directory.
+    fn takes(&self, parent: Id) -> Answer<()> {
+        if self.nodes[&parent].nlink == 0 { Err(code::META_NOT_FOUND) } else { Ok(()) }
     }
 
     fn entries_mut(&mut self, id: Id) -> &mut BTreeMap<String, Id> {
@@ -169,9 +190,9 @@ impl Reference {
         }
     }
 
-    fn find(&self, uid: u32, path: &str, follow: bool) -> Answer<Found> {
+    fn find(&self, uid: u32, place: &Place, follow: bool) -> Answer<Found> {
         let mut links = 0;
-        let (found, missing) = self.walk(uid, ROOT, path, &mut links, 0)?;
+        let (found, missing) = self.walk(uid, self.dirs[place.dir], &place.path, &mut links, 0)?;
         if missing > 1 {
             return Err(code::META_NOT_FOUND);
         }
@@ -183,7 +204,7 @@ impl Reference {
         }
     }
 
-    fn node(&self, uid: u32, path: &str, follow: bool) -> Answer<Id> {
+    fn node(&self, uid: u32, path: &Place, follow: bool) -> Answer<Id> {
         self.find(uid, path, follow)?.node.ok_or(code::META_NOT_FOUND)
     }
 
@@ -225,13 +246,14 @@ impl Reference {
     pub(super) fn apply(&mut self, op: &Op) -> Outcome {
         match op {
             Op::Mkdir { uid, path, perm } => {
-                let (found, missing) = self.walk(*uid, ROOT, path, &mut 0, 0)?;
+                let (found, missing) = self.walk(*uid, self.dirs[path.dir], &path.path, &mut 0, 0)?;
                 match missing {
                     0 => return Err(code::META_EXISTS),
                     1 => {}
                     _ => return Err(code::META_NOT_FOUND),
                 }
                 self.allowed(found.parent, *uid, WRITE)?;
+                self.takes(found.parent)?;
                 Ok(self.add(found.parent, &found.name, Kind::Dir(BTreeMap::new()), *perm, *uid))
             }
             Op::Create { uid, path, exclusive } => self.create(*uid, path, *exclusive),
@@ -241,6 +263,7 @@ impl Reference {
                     return Err(code::META_EXISTS);
                 }
                 self.allowed(found.parent, *uid, WRITE)?;
+                self.takes(found.parent)?;
                 Ok(self.add(found.parent, &found.name, Kind::Symlink(target.clone()), 0o777, *uid))
             }
             Op::Link { uid, old, new } => self.link(*uid, old, new),
@@ -259,15 +282,17 @@ impl Reference {
             Op::List { uid, path } => {
                 let id = self.node(*uid, path, true)?;
                 let names = self.entries(id)?.keys().cloned().collect();
+                self.takes(id)?;
                 self.allowed(id, *uid, READ)?;
                 Ok(Seen::Names(names))
             }
         }
     }
 
-    fn create(&mut self, uid: u32, path: &str, exclusive: bool) -> Outcome {
+    fn create(&mut self, uid: u32, path: &Place, exclusive: bool) -> Outcome {
         let found = self.find(uid, path, !exclusive)?;
         let Some(id) = found.node else {
+            self.takes(found.parent)?;
             self.allowed(found.parent, uid, WRITE)?;
             return Ok(self.add(found.parent, &found.name, Kind::File, 0o644, uid));
         };
@@ -281,13 +306,14 @@ impl Reference {
         Ok(self.seen(id))
     }
 
-    fn link(&mut self, uid: u32, old: &str, new: &str) -> Outcome {
+    fn link(&mut self, uid: u32, old: &Place, new: &Place) -> Outcome {
         let found = self.find(uid, new, false)?;
         if found.node.is_some() {
             return Err(code::META_EXISTS);
         }
         let id = self.node(uid, old, false)?;
         self.allowed(found.parent, uid, WRITE)?;
+        self.takes(found.parent)?;
         if self.is_dir(id) {
             return Err(code::META_IS_DIRECTORY);
         }
@@ -296,7 +322,7 @@ impl Reference {
         Ok(self.seen(id))
     }
 
-    fn remove(&mut self, uid: u32, path: &str, recursive: bool) -> Outcome {
+    fn remove(&mut self, uid: u32, path: &Place, recursive: bool) -> Outcome {
         let found = self.find(uid, path, false)?;
         let id = found.node.ok_or(code::META_NOT_FOUND)?;
         self.allowed(found.parent, uid, WRITE)?;
@@ -310,6 +336,7 @@ impl Reference {
                     return Err(code::META_NO_PERMISSION);
                 }
                 self.check_tree(id, uid)?;
+                self.nodes.get_mut(&id).unwrap().nlink = 0;
                 self.limbo.push(id);
             } else {
                 self.nodes.remove(&id);
@@ -331,19 +358,24 @@ impl Reference {
         below.copied().try_for_each(|id| self.check_tree(id, uid))
     }
 
-    fn check_move(&self, id: Id, mut parent: Id) -> Answer<()> {
-        loop {
-            if parent == id {
+    fn check_move(&self, id: Id, parent: Id) -> Answer<()> {
+        let mut above = vec![parent];
+        while let Some(last) = above.last().copied().filter(|last| *last != ROOT) {
+            above.push(self.nodes.get(&last).ok_or(code::META_NOT_FOUND)?.parent);
+        }
+        for ancestor in above {
+            let node = self.nodes.get(&ancestor).ok_or(code::META_NOT_FOUND)?;
+            if ancestor == id {
                 return Err(code::INVALID_ARG);
             }
-            if parent == ROOT {
-                return Ok(());
+            if node.nlink == 0 {
+                return Err(code::META_NOT_FOUND);
             }
-            parent = self.nodes[&parent].parent;
         }
+        Ok(())
     }
 
-    fn rename(&mut self, uid: u32, src: &str, dest: &str, rule: Rule) -> Outcome {
+    fn rename(&mut self, uid: u32, src: &Place, dest: &Place, rule: Rule) -> Outcome {
         let src = self.find(uid, src, false)?;
         let dest = self.find(uid, dest, false)?;
         let id = src.node.ok_or(code::META_NOT_FOUND)?;
@@ -378,6 +410,7 @@ impl Reference {
                 self.sticky(end.parent, node, uid)?;
             }
         }
+        self.takes(dest.parent)?;
         self.entries_mut(src.parent).remove(&src.name);
         if let Some(old) = dest.node {
             if rule == Rule::Exchange {

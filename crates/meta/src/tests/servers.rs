@@ -109,13 +109,12 @@ async fn a_server_that_lost_an_inode_does_not_write_it() {
         }
     }
     assert_eq!(first.meta.core().distributor.owner(directory.id), Some(NodeId(50)), "as it believes");
-    let req =
-        CreateReq { path: PathAt::at(directory.id, "f"), ..first.create_req(0, "x", OpenFlags::RDONLY, 0) };
-    assert_eq!(code_of(first.meta.create(req.clone()).await), code::META_BUSY);
-    assert_ne!(first.meta.core().distributor.owner(directory.id), Some(NodeId(50)), "now it knows");
+    let times = SyncReq { atime: Some(valor_wire::UtcTime(i64::MAX / 2)), ..SyncReq::default() };
+    assert_eq!(code_of(first.sync(directory.id, times.clone()).await), code::META_BUSY);
     let owner = first.meta.core().distributor.owner(directory.id).unwrap();
+    assert_ne!(owner, NodeId(50), "now it knows");
     let owner = &others[owner.0 as usize - 51];
-    assert!(owner.meta.create(req).await.is_ok());
+    assert!(owner.sync(directory.id, times).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
