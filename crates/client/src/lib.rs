@@ -19,6 +19,7 @@ pub mod storage;
 
 pub use backoff::{Backoff, FastPause};
 pub use file::FileIo;
+pub use join::join_all;
 pub use meta::MetaClient;
 pub use mgmtd::MgmtdClient;
 pub use routing::{Routing, RoutingCache};
