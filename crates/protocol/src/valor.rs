@@ -2,8 +2,8 @@
 //! without.
 
 use crate::id::InodeId;
-use crate::meta::{Inode, PathAt, ReqBase, RspBase, SessionInfo, VersionedLength};
-use valor_wire::{Uuid, Wire};
+use crate::meta::{Inode, PathAt, ReqBase, RspBase, SessionInfo, Validate, VersionedLength};
+use valor_wire::{Status, Uuid, Wire};
 
 /// Request of `appendReserve`.
 #[derive(Clone, Debug, Default, PartialEq, Wire)]
@@ -81,6 +81,18 @@ pub struct HoldRsp {
     /// The inode.
     pub stat: Inode,
 }
+
+macro_rules! checked_by_the_server {
+    ($($req:ty),*) => {$(
+        impl Validate for $req {
+            fn valid(&self) -> Result<(), Status> {
+                Ok(())
+            }
+        }
+    )*};
+}
+
+checked_by_the_server!(AppendReserveReq, Rename2Req, HoldReq);
 
 /// Methods of our own that metadata servers serve beside `MetaSerde`, at the same address.
 pub mod meta {

@@ -2,7 +2,7 @@
 
 use super::MetaClient;
 use super::config::MetaRetryConfig;
-use super::errors::{is_answer, is_retryable, is_server_failure, passes_quickly};
+use super::errors::{is_answer, is_retryable, is_server_failure, is_unknown_extension, passes_quickly};
 use super::messages::{MetaRequest, MetaResponse};
 use super::servers::MetaServer;
 use crate::backoff::{Backoff, FastPause};
@@ -91,7 +91,9 @@ impl MetaClient {
                     self.await_routing(&rsp, config.retry_default.retry_total_time.get() / 2).await?;
                     return Ok(rsp);
                 }
-                Ok(Err(answer)) if is_answer(answer.code) => return Err(answer),
+                Ok(Err(answer)) if is_answer(answer.code) || is_unknown_extension::<M>(answer.code) => {
+                    return Err(answer);
+                }
                 Ok(Err(error)) => {
                     note(&error);
                     let quick = passes_quickly(error.code);
@@ -132,6 +134,9 @@ impl MetaClient {
             self.call_server::<M>(asked.server, req, config).await
         };
         match &result {
+            Err(error) if is_unknown_extension::<M>(error.code) => {
+                self.servers.mark_working(asked.server.node)
+            }
             Err(error) if is_server_failure(error.code) => {
                 asked.failures += 1;
                 if asked.failures >= config.max_failures_before_failover {

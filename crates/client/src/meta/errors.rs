@@ -1,6 +1,7 @@
 //! What errors of metadata calls mean (`src/fbs/meta/Utils.h`, `ErrorHandling`).
 
 use valor_protocol::status::{self, code};
+use valor_protocol::{Method, valor};
 
 /// True for answers to a call that did what it should: the code says something about the file system, not about the
 /// service.
@@ -62,6 +63,12 @@ pub(super) fn is_retryable(code: u16) -> bool {
 /// True if the failure speaks against the server.
 pub(super) fn is_server_failure(code: u16) -> bool {
     status::is_rpc(code) || code == code::TXN_NETWORK_ERROR
+}
+
+/// True if the server answered that it does not know an extension of ours, as C++ 3FS does.
+pub(super) fn is_unknown_extension<M: Method>(code: u16) -> bool {
+    let unknown = matches!(code, code::RPC_INVALID_SERVICE_ID | code::RPC_INVALID_METHOD_ID);
+    M::SERVICE_ID == valor::meta::SERVICE_ID && unknown
 }
 
 /// True for failures that pass quickly, or that another server does not have.

@@ -1,6 +1,7 @@
 //! What all metadata requests and responses have in common.
 
 use valor_protocol::meta::*;
+use valor_protocol::valor::{AppendReserveReq, AppendReserveRsp, HoldReq, HoldRsp, Rename2Req, Rename2Rsp};
 
 /// A metadata request.
 pub trait MetaRequest {
@@ -27,7 +28,7 @@ macro_rules! requests {
 requests! {
     StatFsReq StatReq CreateReq MkdirsReq SymlinkReq HardLinkReq RemoveReq OpenReq SyncReq CloseReq RenameReq ListReq
     TruncateReq GetRealPathReq SetAttrReq PruneSessionReq DropUserCacheReq AuthReq LockDirectoryReq BatchStatReq
-    BatchStatByPathReq TestRpcReq
+    BatchStatByPathReq TestRpcReq AppendReserveReq Rename2Req HoldReq
 }
 
 macro_rules! with_stat {
@@ -41,7 +42,8 @@ macro_rules! with_stat {
 }
 
 with_stat! {
-    StatRsp CreateRsp MkdirsRsp SymlinkRsp HardLinkRsp OpenRsp SyncRsp CloseRsp TruncateRsp SetAttrRsp
+    StatRsp CreateRsp MkdirsRsp SymlinkRsp HardLinkRsp OpenRsp SyncRsp CloseRsp TruncateRsp SetAttrRsp Rename2Rsp
+    HoldRsp
 }
 
 macro_rules! without_inodes {
@@ -55,6 +57,7 @@ macro_rules! without_inodes {
 // The inode of `testRpc` is a default one.
 without_inodes! {
     StatFsRsp RemoveRsp GetRealPathRsp PruneSessionRsp DropUserCacheRsp AuthRsp LockDirectoryRsp TestRpcRsp
+    AppendReserveRsp
 }
 
 impl MetaResponse for RenameRsp {

@@ -44,11 +44,16 @@ fn by_chunk<'a, T>(ops: &'a [T], chunk: impl Fn(&'a T) -> &'a ChunkId) -> Vec<Ve
 
 /// Runs operations on different chunks in parallel, those on the same chunk in order; after a failure, the chunk's
 /// later operations fail alike.
-async fn run_ordered<'a, T>(
+///
+/// `run` is a plain closure, since futures over async closures are not recognised as `Send`.
+async fn run_ordered<'a, T, R>(
     ops: &'a [T],
     chunk: impl Fn(&'a T) -> &'a ChunkId,
-    run: impl AsyncFn(&'a T) -> Result<UpdateDone, Status>,
-) -> Vec<Result<UpdateDone, Status>> {
+    run: impl Fn(&'a T) -> R,
+) -> Vec<Result<UpdateDone, Status>>
+where
+    R: Future<Output = Result<UpdateDone, Status>>,
+{
     let groups = by_chunk(ops, chunk);
     let ran = join_all(groups.iter().map(|group| async {
         let mut results: Vec<Result<UpdateDone, Status>> = Vec::with_capacity(group.len());
@@ -77,7 +82,7 @@ impl StorageClient {
         user: &UserInfo,
         options: &WriteOptions,
     ) -> Vec<Result<UpdateDone, Status>> {
-        run_ordered(ops, |op| &op.chunk_id, async |op| self.write(op, user, options).await).await
+        run_ordered(ops, |op| &op.chunk_id, |op| self.write(op, user, options)).await
     }
 
     /// Writes a piece of a chunk.
@@ -146,7 +151,7 @@ impl StorageClient {
         user: &UserInfo,
         options: &WriteOptions,
     ) -> Vec<Result<UpdateDone, Status>> {
-        run_ordered(ops, |op| &op.chunk_id, async |op| self.truncate_chunk(op, user, options).await).await
+        run_ordered(ops, |op| &op.chunk_id, |op| self.truncate_chunk(op, user, options)).await
     }
 
     /// Changes the length of a chunk, creating it if need be.
