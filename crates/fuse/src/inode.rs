@@ -3,6 +3,7 @@
 use crate::dynamic::Dynamic;
 use crate::pipeline::{ErrorSequence, Pipeline};
 use crate::write::Buffer;
+use bstr::BString;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use valor_client::file::FileMap;
 use valor_protocol::InodeId;
 use valor_protocol::meta::Inode;
-use valor_wire::Status;
+use valor_wire::{Status, Uuid};
 
 /// Parts of the table that are locked separately.
 const SHARDS: usize = 64;
@@ -33,6 +34,10 @@ pub(crate) struct Node {
     pub(crate) extending: tokio::sync::Mutex<()>,
     /// Handles open without a session.
     pub(crate) readers: AtomicU32,
+    /// Directory and name under which it was last found.
+    pub(crate) name: Mutex<Option<(u64, BString)>>,
+    /// Sessions that keep its data although its last name is gone.
+    pub(crate) holds: Mutex<Vec<Uuid>>,
     map: OnceLock<Result<FileMap, Status>>,
 }
 
@@ -47,6 +52,8 @@ impl Node {
             errors: ErrorSequence::default(),
             extending: tokio::sync::Mutex::default(),
             readers: AtomicU32::new(0),
+            name: Mutex::default(),
+            holds: Mutex::default(),
             map: OnceLock::new(),
         }
     }
@@ -117,7 +124,8 @@ impl Nodes {
             // Entries of the virtual tree are not in the table.
             return;
         };
-        let before = node.lookups.fetch_sub(count.min(node.lookups.load(Ordering::Relaxed)), Ordering::Relaxed);
+        let before =
+            node.lookups.fetch_sub(count.min(node.lookups.load(Ordering::Relaxed)), Ordering::Relaxed);
         if before <= count {
             shard.remove(&id);
         }

@@ -1,7 +1,45 @@
-//! The 3FS FUSE file system: kernel requests to cluster calls
+//! The 3FS FUSE file system: kernel requests to cluster calls (`src/fuse` of 3FS).
+//!
+//! [`FuseFs`] implements [`xfuse::Filesystem`] over a [`Cluster`], in production [`Clients`]; [`mount`] mounts it. From
+//! the outside in:
+//!
+//! * `fs` takes the kernel's operations; `names`, `data`, `dir`, `xattr` and `ioctl` carry them out, `virt` those on
+//!   `3fs-virt`. Errors become errno values in `errno`.
+//! * `write` collects bytes and sends them behind the writer's back, `pipeline` keeps account of what is on its way,
+//!   and `sync` tells the metadata service.
+//! * `inode` and `handle` hold what the kernel refers to; `dynamic` is the pure bookkeeping of lengths and times.
+//!
+//! Nothing here knows of connections, retries or chunk placement, and no path is ever resolved but those users give to
+//! the virtual tree.
+
 mod attr;
+mod clients;
 mod cluster;
 mod config;
+mod core;
+mod data;
+mod dir;
 mod dynamic;
 mod errno;
+mod fs;
+mod handle;
 mod ids;
+mod inode;
+mod ioctl;
+mod mount;
+mod names;
+mod paths;
+mod pipeline;
+mod readers;
+mod sync;
+mod user_config;
+mod virt;
+mod write;
+mod xattr;
+
+pub use clients::Clients;
+pub use cluster::Cluster;
+pub use config::{Config, IoBufs, IoWorkers, PeriodicSync, StorageIo, ValorConfig};
+pub use core::MountParams;
+pub use fs::FuseFs;
+pub use mount::mount;

@@ -68,6 +68,12 @@ impl Pipeline {
         self.state.lock().buffered.as_ref().is_some_and(|buffered| overlap(buffered, range))
     }
 
+    /// Whether nothing is buffered or in flight.
+    pub(crate) fn is_clear(&self) -> bool {
+        let state = self.state.lock();
+        state.flying.is_empty() && state.buffered.is_none()
+    }
+
     /// Waits until no write of these bytes is in flight.
     pub(crate) async fn wait_for(&self, range: &Range<u64>) {
         loop {

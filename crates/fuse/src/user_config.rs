@@ -88,7 +88,8 @@ impl Key {
             return Err(invalid(format!("key {name} must begin with 'sys.' or 'usr.'")));
         };
         let index = keys.iter().position(|key| *key == rest);
-        let index = index.ok_or_else(|| invalid(format!("key {name} does not exist or cannot be changed")))?;
+        let index =
+            index.ok_or_else(|| invalid(format!("key {name} does not exist or cannot be changed")))?;
         Ok(Key { system, index })
     }
 
@@ -207,7 +208,10 @@ impl UserConfigs {
             return Err(invalid("the mount is read-only for all".into()));
         }
         if uid > global.max_uid {
-            return Err(with_message(code::META_NO_PERMISSION, format!("uid {uid} is too large for own settings")));
+            return Err(with_message(
+                code::META_NO_PERMISSION,
+                format!("uid {uid} is too large for own settings"),
+            ));
         }
         let mut users = self.users.write();
         let changes = users.get(&uid).map(|own| own.changes.clone()).unwrap_or_default();
@@ -315,7 +319,10 @@ mod tests {
         assert!(configs.set(key("usr.attr_timeout"), "soon", 5).is_err());
         assert!(configs.set(key("usr.attr_timeout"), "-1", 5).is_err());
         assert!(configs.set(key("usr.readonly"), "1\nmax_uid = 3", 5).is_err());
-        assert_eq!(configs.set(key("usr.readonly"), "true", 2_000_000).unwrap_err().code, code::META_NO_PERMISSION);
+        assert_eq!(
+            configs.set(key("usr.readonly"), "true", 2_000_000).unwrap_err().code,
+            code::META_NO_PERMISSION
+        );
         let transmissions = key(&format!("sys.{MAX_TRANSMISSIONS}"));
         assert!(configs.set(transmissions, "129", 5).is_err());
         configs.set(transmissions, "128", 5).unwrap();

@@ -57,6 +57,11 @@ impl DirPlusBuffer {
         DirPlusBuffer { bytes: Vec::with_capacity((size as usize).min(64 << 10)), limit: size as usize }
     }
 
+    /// Bytes used so far.
+    pub fn used(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether an entry with a name of that length fits.
     pub fn fits(&self, name_len: usize) -> bool {
         self.bytes.len() + abi::direntplus_size(name_len) <= self.limit

@@ -1,0 +1,308 @@
+//! Writing: collecting bytes, and sending them while the writer goes on (`src/fuse/FuseOps.cc`, `flushBuf`).
+//!
+//! A file has one buffer. Full buffers are sent by tasks, several at a time; a request of the kernel that is a whole
+//! aligned buffer by itself is sent as it came, without a copy. Whoever needs the bytes on the servers (fsync, close,
+//! a read of the same range, truncation) waits for the tasks; their errors go to every open handle.
+
+use crate::cluster::Cluster;
+use crate::core::Core;
+use crate::errno::{self, OrErrno};
+use crate::handle::FileHandle;
+use crate::inode::Node;
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use valor_protocol::meta::{OpenFlags, VersionedLength};
+use valor_protocol::status::code;
+use valor_protocol::user::UserInfo;
+use valor_wire::{Status, Uuid};
+use xfuse::Errno;
+
+/// Bytes collected for one file, contiguous.
+pub(crate) struct Buffer {
+    /// Where they go. For appends to servers that reserve offsets, only a guess.
+    offset: u64,
+    data: BytesMut,
+    user: UserInfo,
+    /// The session under which an offset is to be reserved, for appends.
+    append: Option<Uuid>,
+}
+
+/// What to write and how.
+pub(crate) struct Incoming {
+    pub(crate) user: UserInfo,
+    pub(crate) offset: u64,
+    pub(crate) data: Bytes,
+    /// `O_DIRECT`: done when the reply says so.
+    pub(crate) direct: bool,
+    /// `O_APPEND`: at the end, wherever that is.
+    pub(crate) append: bool,
+}
+
+impl<C: Cluster> Core<C> {
+    /// Takes bytes from a handle. Gives how many were taken.
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        handle: &FileHandle,
+        incoming: Incoming,
+    ) -> Result<u32, Errno> {
+        let node = &handle.node;
+        handle.take_error()?;
+        let session = self.session_for_write(handle).await?;
+        let append = session.filter(|_| incoming.append && !self.no_extensions.load(Ordering::Relaxed));
+        let capacity = self.configs.global().io_bufs.write_buf_size.get() as usize;
+        let size = incoming.data.len() as u32;
+        let mut writer = node.writer.lock().await;
+        if incoming.direct || capacity == 0 {
+            return self.write_through(node, &mut writer, incoming, append).await;
+        }
+        let mut rest = incoming.data;
+        let mut offset = incoming.offset;
+        while !rest.is_empty() {
+            let continues = writer.as_ref().is_some_and(|b| {
+                b.append == append && (append.is_some() || b.offset + b.data.len() as u64 == offset)
+            });
+            if !continues {
+                self.send_buffer(node, &mut writer).await?;
+            }
+            // Buffers end at multiples of their size, so that they meet the kernel's requests and chunk boundaries.
+            let end = writer.as_ref().map_or(offset, |b| b.offset + b.data.len() as u64);
+            let room = capacity - (end % capacity as u64) as usize;
+            let part = rest.split_to(room.min(rest.len()));
+            offset += part.len() as u64;
+            if writer.is_none() && part.len() == capacity && append.is_none() {
+                node.dynamic.lock().accept(end + part.len() as u64);
+                self.send(node, incoming.user.clone(), end, part).await;
+                continue;
+            }
+            let buffer = writer.get_or_insert_with(|| Buffer {
+                offset: end,
+                data: BytesMut::with_capacity(capacity.min(part.len().max(64 << 10))),
+                user: incoming.user.clone(),
+                append,
+            });
+            buffer.data.extend_from_slice(&part);
+            let range = buffer.offset..buffer.offset + buffer.data.len() as u64;
+            if append.is_none() {
+                node.dynamic.lock().accept(range.end);
+            }
+            let full = range.end % capacity as u64 == 0;
+            // The end of an append is not known: any read may ask for it.
+            node.pipeline.set_buffered(Some(if append.is_some() { 0..u64::MAX } else { range }));
+            if full {
+                self.send_buffer(node, &mut writer).await?;
+            }
+        }
+        if writer.is_some() {
+            self.mark_dirty(node.id());
+        }
+        Ok(size)
+    }
+
+    /// Writes at once and waits for it. May take less than was given.
+    async fn write_through(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        writer: &mut Option<Buffer>,
+        incoming: Incoming,
+        append: Option<Uuid>,
+    ) -> Result<u32, Errno> {
+        self.send_buffer(node, writer).await?;
+        let Incoming { user, offset, data, .. } = incoming;
+        let offset = match append {
+            Some(session) => {
+                self.reserve(node, &user, session, data.len() as u64, offset).await.or_errno("append")?
+            }
+            None => offset,
+        };
+        let range = offset..offset + data.len() as u64;
+        let _flight = node.pipeline.enter(range, u64::MAX).await;
+        let written = self.write_pass(node, &user, offset, data).await.or_errno("write")?;
+        self.mark_dirty(node.id());
+        Ok(written as u32)
+    }
+
+    /// The handle's session, opened again if close(2) of another descriptor has ended it.
+    async fn session_for_write(&self, handle: &FileHandle) -> Result<Option<Uuid>, Errno> {
+        if !handle.writes() {
+            return Err(Errno::EBADF);
+        }
+        let mut session = handle.session.lock().await;
+        if session.is_none() {
+            let new = self.new_session();
+            let flags = OpenFlags(handle.flags & libc::O_ACCMODE);
+            let inode = self.cluster.open(&handle.user, handle.node.id(), Some(new), flags).await;
+            handle.node.refresh(&inode.or_errno("open")?);
+            *session = Some(new);
+        }
+        Ok(*session)
+    }
+
+    /// Starts to send the buffer, if there is one. Errs only if no offset could be had for an append; the bytes are
+    /// lost then, and all handles learn of it.
+    async fn send_buffer(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        writer: &mut Option<Buffer>,
+    ) -> Result<(), Errno> {
+        let Some(Buffer { offset, data, user, append }) = writer.take() else { return Ok(()) };
+        let reserved = match append {
+            Some(session) => self.reserve(node, &user, session, data.len() as u64, offset).await,
+            None => Ok(offset),
+        };
+        match reserved {
+            Ok(at) => {
+                if append.is_some() {
+                    node.dynamic.lock().accept(at + data.len() as u64);
+                    if at != offset {
+                        // The kernel took the file's end from its own, older knowledge.
+                        self.notifier().inval_attr(crate::ids::to_ino(node.id())).detach();
+                    }
+                }
+                self.send(node, user, at, data.freeze()).await;
+                node.pipeline.set_buffered(None);
+                Ok(())
+            }
+            Err(status) => {
+                let errno = errno::from("append", &status);
+                node.pipeline.set_buffered(None);
+                node.errors.record(errno);
+                Err(errno)
+            }
+        }
+    }
+
+    /// An offset for an append. Servers that are no Valor leave it to the kernel's guess, as C++ 3FS does.
+    async fn reserve(
+        &self,
+        node: &Node,
+        user: &UserInfo,
+        session: Uuid,
+        len: u64,
+        guess: u64,
+    ) -> Result<u64, Status> {
+        let hint = {
+            let dynamic = node.dynamic.lock();
+            VersionedLength { length: dynamic.known_length(), truncate_ver: dynamic.truncate_ver }
+        };
+        match self.cluster.reserve_append(user, node.id(), session, len, Some(hint)).await {
+            Err(status) if is_unknown_service(&status) => {
+                tracing::warn!(
+                    "the metadata service has no atomic appends; concurrent ones may overwrite each other"
+                );
+                self.no_extensions.store(true, Ordering::Relaxed);
+                Ok(guess)
+            }
+            result => result,
+        }
+    }
+
+    /// Sends bytes in a task of its own once there is room for them.
+    async fn send(self: &Arc<Self>, node: &Arc<Node>, user: UserInfo, offset: u64, data: Bytes) {
+        let len = data.len() as u64;
+        let limit = self.configs.global().valor.write_behind_per_file.get();
+        let flight = node.pipeline.enter(offset..offset + len, limit).await;
+        let share = self.budget(len).await;
+        self.mark_dirty(node.id());
+        let (core, node) = (self.clone(), node.clone());
+        tokio::spawn(async move {
+            if let Err(status) = core.write_all(&node, &user, offset, data).await {
+                node.errors.record(errno::from("write", &status));
+            }
+            drop((flight, share));
+        });
+    }
+
+    async fn write_all(
+        &self,
+        node: &Node,
+        user: &UserInfo,
+        offset: u64,
+        mut data: Bytes,
+    ) -> Result<(), Status> {
+        let mut at = offset;
+        while !data.is_empty() {
+            let written = self.write_pass(node, user, at, data.clone()).await?;
+            if written == 0 {
+                return Err(valor_protocol::status::with_message(code::FOUND_BUG, "nothing was written"));
+            }
+            at += written;
+            let _ = data.split_to(written as usize);
+        }
+        Ok(())
+    }
+
+    /// One write to storage, with what comes before and after.
+    async fn write_pass(
+        &self,
+        node: &Node,
+        user: &UserInfo,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<u64, Status> {
+        let map = node.map()?;
+        let end = offset.saturating_add(data.len() as u64);
+        self.extend_stripe(node, user, end).await?;
+        let version = node.dynamic.lock().truncate_ver;
+        let result = self.cluster.write(user, map, offset, data).await;
+        let reached = match &result {
+            Ok(written) if *written > 0 => Some(offset + written),
+            Ok(_) => Some(0),
+            Err(_) => None,
+        };
+        node.dynamic.lock().finish_write(version, reached, user.uid, self.now());
+        result
+    }
+
+    /// Makes the file use enough chains for `end` bytes.
+    async fn extend_stripe(&self, node: &Node, user: &UserInfo, end: u64) -> Result<(), Status> {
+        let map = node.map()?;
+        let needed = || node.dynamic.lock().stripe_needed(end, map.chunk_size(), map.stripe_size());
+        if needed().is_none() {
+            return Ok(());
+        }
+        let _one = node.extending.lock().await;
+        if let Some(stripe) = needed() {
+            let inode = self.cluster.extend_stripe(user, node.id(), stripe).await?;
+            node.refresh(&inode);
+        }
+        Ok(())
+    }
+
+    /// Sends what is buffered and waits until all writes of the file are done. Their errors go to the handles.
+    pub(crate) async fn flush(self: &Arc<Self>, node: &Arc<Node>) {
+        {
+            let mut writer = node.writer.lock().await;
+            // An error is recorded for the handles.
+            let _ = self.send_buffer(node, &mut writer).await;
+        }
+        node.pipeline.wait_idle().await;
+    }
+
+    /// Makes sure that a read of this range sees what was written to it.
+    pub(crate) async fn flush_for_read(self: &Arc<Self>, node: &Arc<Node>, offset: u64, len: u64) {
+        let range = offset..offset.saturating_add(len);
+        if node.pipeline.is_buffered(&range) {
+            let mut writer = node.writer.lock().await;
+            let _ = self.send_buffer(node, &mut writer).await;
+        }
+        node.pipeline.wait_for(&range).await;
+    }
+
+    /// Runs `change` while nobody writes, after all that was written before. The buffer's lock is held meanwhile.
+    pub(crate) async fn exclusively<T>(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        change: impl Future<Output = T>,
+    ) -> T {
+        let mut writer = node.writer.lock().await;
+        let _ = self.send_buffer(node, &mut writer).await;
+        node.pipeline.wait_idle().await;
+        change.await
+    }
+}
+
+/// True for answers of servers that do not know our extensions.
+pub(crate) fn is_unknown_service(status: &Status) -> bool {
+    matches!(status.code, code::RPC_INVALID_SERVICE_ID | code::RPC_INVALID_METHOD_ID)
+}
