@@ -236,7 +236,8 @@ impl Cluster for Clients {
 
     async fn write(&self, user: &UserInfo, map: &FileMap, offset: u64, data: Bytes) -> Result<u64, Status> {
         // Owned, since the compiler cannot see that the storage client's closures are `Send` for borrowed arguments.
-        let (files, user, map, options) = (self.files.clone(), user.clone(), map.clone(), self.write_options());
+        let (files, user, map, options) =
+            (self.files.clone(), user.clone(), map.clone(), self.write_options());
         let write = async move { files.write(&user, FileWrite { map: &map, offset, data }, &options).await };
         write.await
     }

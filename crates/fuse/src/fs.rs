@@ -36,11 +36,6 @@ impl<C: Cluster> FuseFs<C> {
     pub(crate) fn config(&self) -> Arc<Config> {
         self.core.configs.global()
     }
-
-    #[cfg(test)]
-    pub(crate) fn core(&self) -> &Arc<Core<C>> {
-        &self.core
-    }
 }
 
 impl<C: Cluster> Filesystem for FuseFs<C> {
