@@ -13,6 +13,9 @@ use valor_protocol::status::code;
 use valor_protocol::storage::{Successor, Target, VersionedChainId};
 use valor_protocol::{Address, ChainId, ChainVersion, RoutingInfoVersion, Status, TargetId};
 
+/// Name of the storage service among a node's services.
+const SERVICE: &str = "StorageSerde";
+
 /// A target of this node.
 #[derive(Clone, Debug)]
 pub struct LocalTarget<S> {
@@ -51,13 +54,16 @@ impl<S> LocalTarget<S> {
         self.info.successor.as_ref().is_some_and(|s| s.target_info.public_state == PublicTargetState::Syncing)
     }
 
-    /// First endpoint of the successor's first service group, 4033 without a successor, 4034 without an endpoint.
+    /// Where the successor's storage service is reached, else its first endpoint; 4033 without a successor, 4034 without
+    /// an endpoint.
     pub fn successor_address(&self) -> Result<Address, Status> {
         let Some(successor) = &self.info.successor else {
             return Err(Status::new(code::STORAGE_NO_SUCCESSOR_TARGET, "no successor"));
         };
-        let endpoints = successor.node_info.app.service_groups.first().map(|group| &group.endpoints);
-        endpoints.and_then(|e| e.first()).copied().ok_or_else(|| {
+        let groups = &successor.node_info.app.service_groups;
+        let named = groups.iter().find(|group| group.services.contains(SERVICE));
+        let endpoint = named.or(groups.first()).and_then(|group| group.endpoints.first());
+        endpoint.copied().ok_or_else(|| {
             let text = format!("successor {} has no address", successor.target_info.target_id);
             Status::new(code::STORAGE_NO_SUCCESSOR_ADDR, text)
         })

@@ -1,3 +1,5 @@
+//! Places in the chain, one routing information after the other.
+
 use super::*;
 use LocalTargetState::{Offline as Down, Online, Uptodate};
 use PublicTargetState::{Lastsrv, Offline, Serving, Syncing, Waiting};

@@ -1,3 +1,5 @@
+//! Every way through an update.
+
 use super::super::version::Version;
 use super::*;
 

@@ -1,0 +1,8 @@
+//! Storage servers on loopback, from one to three replicas: replication, retries, failures of nodes and disks.
+
+#[path = "../model/chain.rs"]
+mod chain;
+mod failures;
+mod harness;
+mod methods;
+mod replication;
