@@ -78,20 +78,21 @@ fn set_id_bits_do_not_survive_writers_and_new_owners() {
     let m = harness::new();
     let mode = |name: &str| fs::metadata(m.path(name)).unwrap().mode() & 0o7777;
     let set = |name: &str, mode| fs::set_permissions(m.path(name), fs::Permissions::from_mode(mode)).unwrap();
-    fs::write(m.path("f"), b"x").unwrap();
-    set("f", 0o6777);
-    std::os::unix::fs::chown(m.path("f"), Some(1000), Some(1000)).unwrap();
-    assert_eq!(mode("f"), 0o777, "chown");
-    set("f", 0o6777);
-    set(".", 0o777);
-    let path = m.path("f");
+    fs::create_dir(m.path("d")).unwrap();
+    set("d", 0o777);
+    fs::write(m.path("d/f"), b"x").unwrap();
+    set("d/f", 0o6777);
+    std::os::unix::fs::chown(m.path("d/f"), Some(1000), Some(1000)).unwrap();
+    assert_eq!(mode("d/f"), 0o777, "chown");
+    set("d/f", 0o6777);
+    let path = m.path("d/f");
     let status = std::process::Command::new("setpriv")
         .args(["--reuid=1001", "--regid=1001", "--clear-groups", "sh", "-c", "echo y >> \"$0\""])
         .arg(&path)
         .status()
         .unwrap();
     assert!(status.success());
-    assert_eq!(mode("f"), 0o777, "written by somebody else");
+    assert_eq!(mode("d/f"), 0o777, "written by somebody else");
     m.close();
 }
 
