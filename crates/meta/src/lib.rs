@@ -12,8 +12,11 @@
 //! * `gc`, `sessions`, `distributor` and `statfs` work in the background.
 //!
 //! Conflicts are decided by the store: what an operation depends on is read with conflict, and path resolution is not,
-//! so that renames of ancestors do not disturb operations below. Storage and mgmtd are behind [`ChunkAccess`] and
-//! [`Cluster`].
+//! so that renames of ancestors do not disturb operations below: an operation on a name in a directory is atomic, a walk
+//! along a path is not (nor is it in Linux).
+//!
+//! Storage, mgmtd and the users are behind [`ChunkAccess`], [`Cluster`] and [`Users`], which the file client, the
+//! manager's client and the user store implement (`over_client`).
 
 mod acl;
 mod acl_cache;
@@ -29,6 +32,7 @@ mod idempotent;
 mod inode_id;
 mod layout;
 mod ops;
+mod over_client;
 mod owner;
 mod path;
 mod resolve;

@@ -16,6 +16,7 @@ mod renames;
 mod replays;
 mod servers;
 mod sessions;
+mod speed;
 
 use bytes::Bytes;
 use valor_protocol::InodeId;
