@@ -1,8 +1,8 @@
 //! The log: every commit since the tree's tables, in segments.
 //!
 //! A segment goes with a memtable of the tree: both are closed together, and when the memtable's table is on disk the segment is
-//! deleted. With [`Durability::Process`] a commit's record is written before the commit returns; with [`Durability::Always`]
-//! records gather in memory until [`Log::sync`] writes and syncs them.
+//! deleted. A record is handed to the operating system when it is appended, so that a full disk refuses a commit before it had any
+//! effect; [`Log::sync`] makes records durable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,7 +17,7 @@ use super::io_error;
 use super::record::{HEADER_LEN, SegmentHeader, encode_record};
 use crate::KvError;
 use crate::batch::{Batch, Version};
-use crate::engine::{ApplyError, Durability};
+use crate::engine::ApplyError;
 
 /// One file of the log.
 #[derive(Debug)]
@@ -128,7 +128,6 @@ pub(crate) fn list_segments(dir: &Path) -> Result<Vec<(Version, PathBuf)>, KvErr
 /// The log of an open database.
 pub(crate) struct Log {
     dir: PathBuf,
-    durability: Durability,
     writer: Mutex<Writer>,
     /// Held during a sync.
     syncing: Mutex<()>,
@@ -138,34 +137,24 @@ pub(crate) struct Log {
 
 struct Writer {
     active: Arc<Segment>,
-    /// Length of the active segment including what is still pending.
+    /// Length of the active segment.
     len: u64,
     last: Version,
-    /// Records not yet handed to the operating system.
-    pending: Vec<Chunk>,
     /// Segments with bytes that were not synced, oldest first.
     unsynced: Vec<Arc<Segment>>,
     scratch: Vec<u8>,
 }
 
-/// Records that follow each other in a segment.
-struct Chunk {
-    segment: Arc<Segment>,
-    offset: u64,
-    bytes: Vec<u8>,
-}
-
 impl Log {
     /// A new log that follows `base`.
-    pub(crate) fn create(dir: &Path, durability: Durability, header: SegmentHeader) -> Result<Self, KvError> {
+    pub(crate) fn create(dir: &Path, header: SegmentHeader) -> Result<Self, KvError> {
         let active = Arc::new(Segment::create(dir, header)?);
-        Ok(Self::resume(dir, durability, active, HEADER_LEN as u64, header.base, Vec::new()))
+        Ok(Self::resume(dir, active, HEADER_LEN as u64, header.base, Vec::new()))
     }
 
     /// Goes on behind the first `len` bytes of `active`, whose last commit is `last`. `earlier` are the segments before it.
     pub(crate) fn resume(
         dir: &Path,
-        durability: Durability,
         active: Arc<Segment>,
         len: u64,
         last: Version,
@@ -173,10 +162,9 @@ impl Log {
     ) -> Self {
         let mut unsynced = earlier;
         unsynced.push(active.clone());
-        let writer = Writer { active, len, last, pending: Vec::new(), unsynced, scratch: Vec::new() };
+        let writer = Writer { active, len, last, unsynced, scratch: Vec::new() };
         Log {
             dir: dir.to_owned(),
-            durability,
             writer: Mutex::new(writer),
             syncing: Mutex::default(),
             failure: OnceLock::new(),
@@ -186,26 +174,13 @@ impl Log {
     /// Adds the record of a batch. Returns whether the log had nothing to sync before.
     pub(crate) fn append(&self, batch: &Batch) -> Result<bool, ApplyError> {
         let mut writer = self.writer.lock();
-        let Writer { active, len, last, pending, scratch, .. } = &mut *writer;
-        match self.durability {
-            Durability::Process => {
-                scratch.clear();
-                encode_record(active.header.salt, *last, batch, scratch);
-                write_or_undo(active, scratch, *len)?;
-                *len += scratch.len() as u64;
-                // One large transaction must not hold its size for ever.
-                scratch.shrink_to(64 << 10);
-            }
-            Durability::Always => {
-                if pending.last().is_none_or(|chunk| !Arc::ptr_eq(&chunk.segment, active)) {
-                    pending.push(Chunk { segment: active.clone(), offset: *len, bytes: Vec::new() });
-                }
-                let chunk = pending.last_mut().expect("a chunk was pushed above");
-                let before = chunk.bytes.len();
-                encode_record(active.header.salt, *last, batch, &mut chunk.bytes);
-                *len += (chunk.bytes.len() - before) as u64;
-            }
-        }
+        let Writer { active, len, last, scratch, .. } = &mut *writer;
+        scratch.clear();
+        encode_record(active.header.salt, *last, batch, scratch);
+        write_or_undo(active, scratch, *len)?;
+        *len += scratch.len() as u64;
+        // One large transaction must not hold its size for ever.
+        scratch.shrink_to(64 << 10);
         writer.last = batch.version;
         let was_synced = writer.unsynced.is_empty();
         if writer.unsynced.last().is_none_or(|segment| !Arc::ptr_eq(segment, &writer.active)) {
@@ -245,14 +220,10 @@ impl Log {
     }
 
     fn sync_locked(&self) -> Result<Version, KvError> {
-        let (last, pending, unsynced) = {
+        let (last, unsynced) = {
             let mut writer = self.writer.lock();
-            (writer.last, std::mem::take(&mut writer.pending), std::mem::take(&mut writer.unsynced))
+            (writer.last, std::mem::take(&mut writer.unsynced))
         };
-        for chunk in pending {
-            let written = chunk.segment.file.write_all_at(&chunk.bytes, chunk.offset);
-            written.map_err(|error| io_error(&chunk.segment.path, &error))?;
-        }
         for segment in unsynced {
             segment.sync()?;
         }

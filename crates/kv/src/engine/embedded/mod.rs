@@ -94,12 +94,12 @@ impl EmbeddedEngine {
         fs::create_dir_all(path).map_err(|error| io_error(path, &error))?;
         let lock = acquire_lock(path)?;
         if !has_format(path)? {
-            create(env, path, durability, options)?;
+            create(env, path, options)?;
         }
         let boot_id = env.disk().boot_id();
         let state = StateFile::open(&path.join("STATE"))?;
         let tree = Tree::open(&path.join("tree"), options.cache_bytes, false)?;
-        let recovered = recovery::recover(&path.join("log"), &tree, state.get().flushed, durability)?;
+        let recovered = recovery::recover(&path.join("log"), &tree, state.get().flushed)?;
         let required = state.get().required(boot_id);
         let last = recovered.check(required)?.max(state.get().acked).max(tree.last_version_in_tables());
         let first_readable = if state.get().clean { last } else { last + VERSION_GAP };
@@ -243,7 +243,7 @@ fn log_has_commits(dir: &Path) -> bool {
     entries.flatten().any(|entry| entry.metadata().is_ok_and(|file| file.len() > record::HEADER_LEN as u64))
 }
 
-fn create(env: &Env, dir: &Path, durability: Durability, options: &EmbeddedOptions) -> Result<(), KvError> {
+fn create(env: &Env, dir: &Path, options: &EmbeddedOptions) -> Result<(), KvError> {
     let (log_dir, tree_dir) = (dir.join("log"), dir.join("tree"));
     for stale in [&log_dir, &tree_dir] {
         match fs::remove_dir_all(stale) {
@@ -252,7 +252,7 @@ fn create(env: &Env, dir: &Path, durability: Durability, options: &EmbeddedOptio
         }
     }
     fs::create_dir_all(&log_dir).map_err(|error| io_error(&log_dir, &error))?;
-    let log = Log::create(&log_dir, durability, SegmentHeader { salt: env.random_u64(), base: 0 })?;
+    let log = Log::create(&log_dir, SegmentHeader { salt: env.random_u64(), base: 0 })?;
     log.sync(|_| Ok(()))?;
     Tree::open(&tree_dir, options.cache_bytes, true)?;
     StateFile::create(&dir.join("STATE"), State { clean: true, ..State::default() })?;

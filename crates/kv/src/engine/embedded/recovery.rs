@@ -16,12 +16,10 @@ use super::tree::Tree;
 use super::{corrupt, io_error};
 use crate::KvError;
 use crate::batch::Version;
-use crate::engine::Durability;
 
 /// A log that was read into the tree's memtables.
 pub(crate) struct Recovered {
     dir: PathBuf,
-    durability: Durability,
     /// Sound segments with the length and the last version of their sound part.
     segments: Vec<(Arc<Segment>, u64, Version)>,
     /// Segments whose commits are all in the tables.
@@ -40,12 +38,7 @@ struct Damage {
 }
 
 /// Reads the log in `dir` and puts what the tables do not hold into memtables of `tree`, one per segment.
-pub(crate) fn recover(
-    dir: &Path,
-    tree: &Tree,
-    flushed: Version,
-    durability: Durability,
-) -> Result<Recovered, KvError> {
+pub(crate) fn recover(dir: &Path, tree: &Tree, flushed: Version) -> Result<Recovered, KvError> {
     let in_tables = flushed.max(tree.last_version_in_tables());
     let mut segments = list_segments(dir)?;
     if segments.is_empty() {
@@ -56,7 +49,6 @@ pub(crate) fn recover(
     let needed = segments.split_off(first);
     let mut recovered = Recovered {
         dir: dir.to_owned(),
-        durability,
         segments: Vec::new(),
         obsolete: segments.into_iter().map(|(_, path)| path).collect(),
         damage: None,
@@ -143,12 +135,12 @@ impl Recovered {
         let Some((active, len, last)) = self.segments.pop() else {
             // Only a log without acknowledged commits has no sound segment.
             let header = SegmentHeader { salt, base: self.last };
-            return Ok((Log::create(&self.dir, self.durability, header)?, Vec::new()));
+            return Ok((Log::create(&self.dir, header)?, Vec::new()));
         };
         active.truncate(len)?;
         let closed: Vec<Closed> =
             self.segments.into_iter().map(|(segment, _, last)| Closed { segment, last }).collect();
         let earlier = closed.iter().map(|closed| closed.segment.clone()).collect();
-        Ok((Log::resume(&self.dir, self.durability, active, len, last, earlier), closed))
+        Ok((Log::resume(&self.dir, active, len, last, earlier), closed))
     }
 }
