@@ -1,8 +1,26 @@
 //! `valor mount`: the FUSE process.
 
 use crate::overrides::Overrides;
+use crate::serve::mgmtd::{apply_pushed, config_status};
+use crate::serve::{Process, Profile, ServeArgs, root_user};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use valor_client::meta::MetaClient;
+use valor_client::mgmtd::{Identity, MgmtdClient, Role};
+use valor_client::storage::StorageClient;
+use valor_config::{Live, Pushable};
+use valor_fuse::{Clients, Config, FuseFs, MountParams};
+use valor_protocol::app::ClientId;
+use valor_protocol::mgmtd::{ClientSessionData, NodeType};
+use valor_protocol::user::UserInfo;
+use valor_wire::Uuid;
 use xfuse::mount::{clear_stale, mounts};
+
+/// Tries to establish the client session before mounting (3FS).
+const SESSION_TRIES: u32 = 40;
+const ROUTING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// File system type of our mounts and of C++ 3FS's.
 pub const FUSE_KIND: &str = "fuse.hf3fs";
@@ -58,10 +76,216 @@ fn clear(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Flags of the mount's process, 3FS's names where it has them.
 #[derive(clap::Args, Debug)]
 pub struct MountArgs {
+    /// Where to mount; otherwise `mountpoint` of the launcher file.
     pub mount_point: Option<PathBuf>,
+    /// Mount the cluster of this machine that `valor up` started in this directory.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Node-local file with `cluster_id`, `mountpoint`, `token_file` and where mgmtd is.
+    #[arg(long, alias = "launcher_cfg", value_name = "FILE")]
+    pub launcher_cfg: Option<PathBuf>,
+    /// Main configuration from a file, in place of the one that mgmtd distributes.
+    #[arg(long, value_name = "FILE")]
+    pub cfg: Option<PathBuf>,
+    /// Main configuration from the defaults alone.
+    #[arg(long, alias = "use_local_cfg")]
+    pub use_local_cfg: bool,
+    /// Directory for the log.
+    #[arg(long, default_value = ".")]
+    pub dir: PathBuf,
+    /// Timings and limits to start from.
+    #[arg(long, value_enum, default_value_t)]
+    pub profile: Profile,
+    /// Serve Prometheus metrics on this address.
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// End when this process (the supervisor) ends.
+    #[arg(long, hide = true)]
+    pub follow_parent: Option<u32>,
+    /// Log JSON objects.
+    #[arg(long)]
+    pub log_json: bool,
+    /// Log filter, for example `info,valor_fuse=debug`.
+    #[arg(long)]
+    pub log: Option<String>,
 }
-pub async fn run(_args: MountArgs, _overrides: Overrides) -> Result<(), String> {
-    Err("x".into())
+
+/// Mounts and serves until unmounted or stopped.
+///
+/// # Errors
+/// A message for the user.
+pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String> {
+    if let Some(dir) = &args.data_dir {
+        overrides.launcher.extend(local_launcher(dir)?);
+    }
+    let mount_point = args.mount_point.clone();
+    let process = Process::prepare_client("mount", serve_args(args), overrides)?;
+    let mount_point = mount_point.unwrap_or_else(|| PathBuf::from(&process.launcher.mountpoint));
+    if mount_point.as_os_str().is_empty() {
+        return Err("no mount point: name it, or set `mountpoint` in the launcher file".into());
+    }
+    let mount_point = prepare_mount_point(&mount_point)?;
+    let live = process.main_config(base(&process), Some(NodeType::Fuse)).await?;
+    let token = token(&process)?;
+    let user = UserInfo { token: token.clone(), ..root_user() };
+    let client_id = ClientId { uuid: Uuid(process.env.random_uuid()), hostname: process.env.hostname() };
+    let mgmtd = start_mgmtd_client(&process, &live, &client_id, user)?;
+    tokio::select! {
+        ready = open_session(&mgmtd) => ready?,
+        () = process.stop.triggered() => return Ok(()),
+    }
+    let fs = file_system(&process, &live, &mgmtd, client_id, token, &mount_point);
+    let session =
+        valor_fuse::mount(fs).map_err(|error| format!("cannot mount {}: {error}", mount_point.display()))?;
+    tracing::info!(mount_point = %mount_point.display(), "mounted");
+    tokio::select! {
+        () = session.ended() => tracing::info!("unmounted from outside"),
+        () = process.stop.triggered() => {}
+    }
+    // Unmounting waits for requests and flushes, which need this thread's runtime to go on.
+    let closed = tokio::task::spawn_blocking(move || session.close()).await;
+    mgmtd.stop().await;
+    match closed {
+        Ok(Ok(how)) => tracing::info!(?how, "unmounted"),
+        Ok(Err(error)) => tracing::warn!(%error, "unmounting failed"),
+        Err(error) => tracing::error!(%error, "unmounting failed"),
+    }
+    Ok(())
+}
+
+fn serve_args(args: MountArgs) -> ServeArgs {
+    ServeArgs {
+        app_cfg: None,
+        launcher_cfg: args.launcher_cfg,
+        cfg: args.cfg,
+        use_local_cfg: args.use_local_cfg,
+        dir: args.dir,
+        profile: args.profile,
+        sync: String::new(),
+        metrics: args.metrics,
+        init_root_layout: None,
+        follow_parent: args.follow_parent,
+        log_json: args.log_json,
+        log: args.log,
+    }
+}
+
+fn local_launcher(dir: &Path) -> Result<Vec<(String, String)>, String> {
+    let (cluster_id, mgmtd) = crate::up::local_cluster(dir)?;
+    let list: Vec<String> = mgmtd.iter().map(|address| format!("\"{address}\"")).collect();
+    Ok(vec![
+        ("cluster_id".into(), cluster_id),
+        ("mgmtd_client.mgmtd_server_addresses".into(), format!("[{}]", list.join(","))),
+    ])
+}
+
+fn base(process: &Process) -> Config {
+    let mut base = Config::default();
+    base.mgmtd.mgmtd_server_addresses.clone_from(&process.launcher.mgmtd_client.mgmtd_server_addresses);
+    if process.args.profile == Profile::Fast {
+        base.mgmtd = base.mgmtd.fast();
+        base.storage.retry = valor_client::storage::RetryConfig::fast();
+        base.time_granularity = valor_config::Duration::from_micros(1);
+    }
+    base
+}
+
+/// The mount's token: from the environment as it is, or from a file without surrounding blanks (3FS).
+fn token(process: &Process) -> Result<String, String> {
+    if let Ok(token) = std::env::var("HF3FS_FUSE_TOKEN") {
+        return Ok(token);
+    }
+    let path = &process.launcher.token_file;
+    if path.is_empty() {
+        return Ok(String::new());
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| format!("`token_file` {path}: {error}"))?;
+    Ok(text.trim().to_owned())
+}
+
+fn start_mgmtd_client(
+    process: &Process,
+    live: &Arc<Live<Config>>,
+    client_id: &ClientId,
+    user: UserInfo,
+) -> Result<Arc<MgmtdClient>, String> {
+    process.mgmtd_addresses()?;
+    let data = ClientSessionData {
+        universal_id: process.env.hostname(),
+        description: format!("fuse: {}", process.env.hostname()),
+        release_version: valor_daemon::release_version(),
+        ..Default::default()
+    };
+    let role = Role::Client { client_id: client_id.clone(), data, node_type: NodeType::Fuse };
+    let mut identity = Identity::new(process.launcher.cluster_id.clone(), user, role);
+    let pushed = Arc::clone(live);
+    identity.on_config = Some(Arc::new(move |config| apply_pushed(&*pushed, config).is_ok()));
+    let status = Arc::clone(live) as Arc<dyn Pushable>;
+    identity.config_status = Arc::new(move || config_status(&*status));
+    let config = live.get().mgmtd.clone();
+    let client = MgmtdClient::start(process.env.clone(), Arc::clone(&process.rpc), config, identity);
+    let follower = Arc::downgrade(&client);
+    live.on_update(move |config| {
+        if let Some(client) = follower.upgrade() {
+            client.set_config(config.mgmtd.clone());
+        }
+    });
+    Ok(client)
+}
+
+/// The client session must exist before files are opened, lest their sessions be taken for a dead client's.
+async fn open_session(mgmtd: &Arc<MgmtdClient>) -> Result<(), String> {
+    let mut pause = Duration::from_millis(10);
+    let mut last = String::new();
+    for _ in 0..SESSION_TRIES {
+        match mgmtd.extend_session_now().await {
+            Ok(()) => {
+                let ready = mgmtd.wait_ready(ROUTING_PATIENCE).await;
+                return ready.map(drop).map_err(|status| format!("no routing information: {status}"));
+            }
+            Err(status) => last = valor_protocol::status::describe(&status),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+    Err(format!("mgmtd does not take this client's session: {last}"))
+}
+
+fn file_system(
+    process: &Process,
+    live: &Arc<Live<Config>>,
+    mgmtd: &Arc<MgmtdClient>,
+    client_id: ClientId,
+    token: String,
+    mount_point: &Path,
+) -> FuseFs<Clients> {
+    let config = live.get();
+    let rpc = || Arc::clone(&process.rpc);
+    let storage =
+        StorageClient::new(&process.env, rpc(), Arc::clone(mgmtd), config.storage.clone(), client_id.clone());
+    let meta = MetaClient::start(
+        process.env.clone(),
+        rpc(),
+        Arc::clone(mgmtd),
+        Some(Arc::clone(&storage)),
+        config.meta.clone(),
+        client_id,
+    );
+    let (weak_meta, weak_storage) = (Arc::downgrade(&meta), Arc::downgrade(&storage));
+    live.on_update(move |config| {
+        if let (Some(meta), Some(storage)) = (weak_meta.upgrade(), weak_storage.upgrade()) {
+            meta.set_config(config.meta.clone());
+            storage.set_config(config.storage.clone());
+        }
+    });
+    let params = MountParams {
+        cluster_id: process.launcher.cluster_id.clone(),
+        mount_point: mount_point.display().to_string(),
+        token,
+        allow_other: process.launcher.allow_other,
+    };
+    FuseFs::new(process.env.clone(), Clients::new(meta, storage, Arc::clone(live)), Arc::clone(live), params)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use valor_client::file::FileIo;
 use valor_client::mgmtd::{Identity, MgmtdClient, MgmtdClientConfig, Role};
 use valor_client::storage::{StorageClient, StorageClientConfig};
-use valor_config::{Live, Pushable, Tree};
+use valor_config::{Live, Part, Pushable, Tree};
 use valor_daemon::BaseConfig;
 use valor_env::Endpoint;
 use valor_kv::Database;
@@ -42,7 +42,7 @@ struct Sections {
 }
 
 impl Tree for Main {
-    const COLD: &'static [&'static str] = &["server.base", "server.mgmtd_client.mgmtd_server_addresses"];
+    const COLD: &'static [&'static str] = &["server.base"];
     const IGNORED: &'static [&'static str] = &[
         "common",
         "server.base.thread_pool",
@@ -51,38 +51,11 @@ impl Tree for Main {
         "server.fdb",
         "server.kv_engine",
         "server.use_memkv",
-        "server.mgmtd_client.work_queue_size",
-        "server.mgmtd_client.network_type",
-        "server.storage_client.net_client",
-        "server.storage_client.net_client_for_updates",
-        "server.storage_client.create_net_client_for_updates",
-        "server.storage_client.implementation_type",
-        "server.storage_client.check_overlapping_read_buffers",
-        "server.storage_client.check_overlapping_write_buffers",
-        "server.storage_client.max_inline_read_bytes",
-        "server.storage_client.max_inline_write_bytes",
-        "server.storage_client.max_read_io_bytes",
-        "server.storage_client.traffic_control.*.random_shuffle_requests",
-        "server.storage_client.traffic_control.*.process_batches_in_parallel",
-        "server.meta.background_hole_checker",
-        "server.meta.batch_stat_by_path_concurrent",
-        "server.meta.batch_stat_concurrent",
-        "server.meta.event_trace_log",
-        "server.meta.forward.addr_type",
-        "server.meta.forward.debug",
-        "server.meta.gc.gc_directory_entry_concurrent",
-        "server.meta.gc.retry_remove_chunks",
-        "server.meta.gc.txn_low_priority",
-        "server.meta.gc.workers",
-        "server.meta.grv_cache",
-        "server.meta.inodeId_abort_on_duplicate",
-        "server.meta.max_directory_depth",
-        "server.meta.max_remove_chunks_per_request",
-        "server.meta.retry_remove_chunks",
-        "server.meta.session_manager.close_workers",
-        "server.meta.session_manager.scan_workers",
-        "server.meta.check_file_hole",
-        "server.meta.statfs_space_imbalance_threshold",
+    ];
+    const PARTS: &'static [Part] = &[
+        Part::of::<valor_meta::Config>("server.meta"),
+        Part::lists("server.mgmtd_client", MgmtdClientConfig::COLD, MgmtdClientConfig::IGNORED),
+        Part::lists("server.storage_client", StorageClientConfig::COLD, StorageClientConfig::IGNORED),
     ];
 
     fn check(&self) -> Result<(), String> {

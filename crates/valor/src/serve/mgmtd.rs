@@ -4,7 +4,7 @@ use super::{Process, Profile, ServeArgs};
 use crate::overrides::Overrides;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use valor_config::{PushStatus, Pushable, Tree};
+use valor_config::{Part, PushStatus, Pushable, Tree};
 use valor_daemon::BaseConfig;
 use valor_env::Endpoint;
 use valor_kv::{Database, Durability};
@@ -30,8 +30,8 @@ struct Sections {
 
 impl Tree for Main {
     const COLD: &'static [&'static str] = &["server.base"];
-    const IGNORED: &'static [&'static str] =
-        &["common", "server.base.thread_pool", "server.base.independent_thread_pool", "server.service.*"];
+    const IGNORED: &'static [&'static str] = super::IGNORED;
+    const PARTS: &'static [Part] = &[Part::of::<valor_mgmtd::Config>("server.service")];
 
     fn check(&self) -> Result<(), String> {
         self.server.service.check()

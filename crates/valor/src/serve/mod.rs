@@ -26,6 +26,8 @@ use valor_protocol::user::UserInfo;
 use valor_rpc::{CallOptions, Client, ClientConfig, Router, Server, ServerConfig, ServerHandle};
 use valor_wire::Status;
 
+/// What main configurations of C++ 3FS have beside the sections of their service.
+const IGNORED: &[&str] = &["common", "server.base.thread_pool", "server.base.independent_thread_pool"];
 /// How long running requests may go on when a process stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Asking for the configuration at start: tries and their longest pause (3FS: 20 tries, 10 ms doubling to 1 s).
@@ -102,6 +104,26 @@ impl Process {
     /// A message for the user.
     pub fn prepare(name: &str, args: ServeArgs, overrides: Overrides) -> Result<Self, String> {
         let app = read(AppConfig::default(), args.app_cfg.as_deref(), &overrides.app, "app_config")?;
+        if app.node_id == 0 {
+            return Err("`node_id` is not set: give --app_cfg FILE or --app_config.node_id=NUMBER".into());
+        }
+        Self::prepare_with(name, args, overrides, app)
+    }
+
+    /// The same for a process that is no node.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn prepare_client(name: &str, args: ServeArgs, overrides: Overrides) -> Result<Self, String> {
+        Self::prepare_with(name, args, overrides, AppConfig::default())
+    }
+
+    fn prepare_with(
+        name: &str,
+        args: ServeArgs,
+        overrides: Overrides,
+        app: AppConfig,
+    ) -> Result<Self, String> {
         let launcher = read(
             LauncherConfig::default(),
             args.launcher_cfg.as_deref(),
@@ -113,9 +135,6 @@ impl Process {
                 "`cluster_id` is not set: give --launcher_cfg FILE or --launcher_config.cluster_id=NAME"
                     .into(),
             );
-        }
-        if app.node_id == 0 {
-            return Err("`node_id` is not set: give --app_cfg FILE or --app_config.node_id=NUMBER".into());
         }
         std::fs::create_dir_all(&args.dir)
             .map_err(|error| format!("--dir {}: {error}", args.dir.display()))?;
