@@ -277,6 +277,12 @@ impl Cluster {
         self.manager.caches.lock().retain(|cache| !Arc::ptr_eq(cache, &stopped.link.cache));
     }
 
+    /// Tells everybody that a node is reached elsewhere.
+    pub fn set_address(&self, node: usize, address: Address) {
+        self.manager.state.lock().addresses[node] = Some(address);
+        self.manager.publish();
+    }
+
     pub fn cut(&self, node: usize, cut: bool) {
         self.node(node).link.cut.store(cut, Ordering::Relaxed);
     }

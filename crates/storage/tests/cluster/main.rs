@@ -3,6 +3,7 @@
 #[path = "../model/chain.rs"]
 mod chain;
 mod failures;
+mod golden;
 mod harness;
 mod methods;
 mod replication;
