@@ -299,6 +299,10 @@ impl Config {
                 retry_delay: Duration::from_secs(10),
                 ..GcConfig::default()
             },
+            distributor: DistributorConfig {
+                update_interval: Duration::from_secs(5),
+                ..DistributorConfig::default()
+            },
             session_manager: SessionManagerConfig {
                 scan_interval: Duration::from_secs(60),
                 sync_on_prune_session: true,

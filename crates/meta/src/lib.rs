@@ -53,6 +53,7 @@ pub use config::{
     Config, DistributorConfig, ForwardConfig, GcConfig, RetryTransaction, SessionManagerConfig,
     UserCacheConfig,
 };
+pub use over_client::user_store;
 pub use owner::owner_of;
 pub use service::{Deps, Meta, init_fs};
 pub use users::Users;

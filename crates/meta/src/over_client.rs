@@ -1,17 +1,23 @@
 //! The rest of the cluster, as the clients of mgmtd and storage and the user store show it.
 
+use std::sync::Arc;
+
 use valor_client::file::FileMap;
 use valor_client::storage::RetryOptions;
 use valor_client::{FileIo, MgmtdClient};
+use valor_config::Live;
+use valor_env::Env;
+use valor_kv::Database;
 use valor_protocol::meta::{Inode, methods};
 use valor_protocol::mgmtd::{ListClientSessionsRsp, NodeType};
 use valor_protocol::status::code;
 use valor_protocol::user::{UserAttr, UserInfo};
 use valor_protocol::{Address, ChainTableId, ChainTableVersion, NodeId};
-use valor_user::UserStore;
+use valor_user::{Ttls, UserStore};
 use valor_wire::Status;
 
 use crate::cluster::{BoxFuture, ChainState, ChunkAccess, Cluster, Space};
+use crate::config::Config;
 use crate::error::status;
 use crate::users::Users;
 
@@ -100,6 +106,16 @@ impl ChunkAccess for FileIo {
             answered.then_some(space).ok_or_else(none)
         })
     }
+}
+
+/// The users in `db`, remembered as long as the configuration says.
+#[must_use]
+pub fn user_store(env: Env, db: Database, config: &Arc<Live<Config>>) -> Arc<UserStore> {
+    let config = Arc::clone(config);
+    Arc::new(UserStore::new(env, db, move || {
+        let ttl = &config.get().user_cache;
+        Ttls { exist: ttl.exist_ttl.get(), inexist: ttl.inexist_ttl.get() }
+    }))
 }
 
 impl Users for UserStore {

@@ -201,7 +201,8 @@ async fn collect(collector: Arc<Collector>, kinds: &'static [GcKind]) {
 async fn delete_symlinks(core: &Core) {
     let next = || {
         let mut symlinks = core.gc.symlinks.lock();
-        symlinks.pop_front_if(|(time, _)| *time <= Instant::now())
+        let due = symlinks.front().is_some_and(|(time, _)| *time <= Instant::now());
+        if due { symlinks.pop_front() } else { None }
     };
     while let Some((_, id)) = next() {
         if let Err(error) = core.transact(DeleteSymlink { id }).await {
@@ -225,7 +226,6 @@ impl Work for DeleteSymlink {
 /// Entries that are due, and whether others wait.
 async fn due(collector: &Collector, kinds: &[GcKind]) -> Result<(Vec<Task>, bool)> {
     let core = &collector.core;
-    let delayed = delays_apply(core).await;
     let gc = core.config.get().gc.clone();
     let mut tasks = Vec::new();
     let mut waiting = false;
@@ -233,8 +233,11 @@ async fn due(collector: &Collector, kinds: &[GcKind]) -> Result<(Vec<Task>, bool
     for queue in &queues {
         for kind in kinds {
             let delay = if *kind == GcKind::Directory { gc.gc_directory_delay } else { gc.gc_file_delay };
-            let delay = if delayed { delay.get() } else { Duration::ZERO };
-            let (entries, more) = core.transact(Due { queue: queue.id, kind: *kind, delay }).await?;
+            let look = |delay| core.transact(Due { queue: queue.id, kind: *kind, delay });
+            let (mut entries, mut more) = look(delay.get()).await?;
+            if entries.is_empty() && more && !delay.get().is_zero() && space_is_short(core).await {
+                (entries, more) = look(Duration::ZERO).await?;
+            }
             waiting |= more;
             let mut busy = collector.busy.lock();
             tasks.extend(
@@ -276,14 +279,14 @@ impl Work for Due {
     }
 }
 
-/// False while space is short, so that removed files make room at once.
-async fn delays_apply(core: &Core) -> bool {
+/// Whether removed files have to make room at once.
+async fn space_is_short(core: &Core) -> bool {
     match core.statfs.get(core).await {
         Ok(space) if space.capacity > 0 => {
             let threshold = u128::from(core.config.get().gc.gc_delay_free_space_threshold);
-            u128::from(space.free) * 100 >= threshold * u128::from(space.capacity)
+            u128::from(space.free) * 100 < threshold * u128::from(space.capacity)
         }
-        _ => true,
+        _ => false,
     }
 }
 

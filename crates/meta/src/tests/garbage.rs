@@ -11,6 +11,9 @@ use valor_protocol::user::UserAttr;
 use super::code_of;
 use super::invariants::Everything;
 use crate::config::Config;
+use crate::core::Operation;
+use crate::ops::Open;
+use crate::store::Tx;
 use crate::testing::{TestServer, at, test_config};
 
 /// No delays by the wall clock, which tests cannot turn.
@@ -202,4 +205,46 @@ async fn roots_and_queues_are_made_once() {
         assert_eq!(queue.parent, InodeId::GC_ROOT);
     }
     assert_eq!(code_of(server.remove("/").await), code::INVALID_ARG);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_file_is_never_collected() {
+    let server = std::sync::Arc::new(TestServer::start(config()).await);
+    for round in 0..100 {
+        crate::testing::seed_interleaving(round);
+        let file = server.create("f").await;
+        let (opener, remover) = (std::sync::Arc::clone(&server), std::sync::Arc::clone(&server));
+        let open = tokio::spawn(async move {
+            let req = opener.open_req(0, PathAt::inode(file.id), OpenFlags::RDWR, 1);
+            opener.meta.open(req).await.is_ok()
+        });
+        let remove = tokio::spawn(async move { remover.remove("f").await.unwrap() });
+        let opened = open.await.unwrap();
+        remove.await.unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        Everything::read(&server.db).await.check();
+        assert_eq!(server.stat_id(file.id).await.is_ok(), opened, "round {round}");
+        if opened {
+            server.close(file.id, 1, true).await.unwrap();
+        }
+        collected(&server).await;
+    }
+}
+
+/// An operation that found the file alive, and commits after it was collected, fails.
+#[tokio::test(start_paused = true)]
+async fn what_was_collected_is_not_opened() {
+    let server = TestServer::start(config()).await;
+    let core = server.meta.core();
+    for by_id in [true, false] {
+        let file = server.create("f").await;
+        let path = if by_id { PathAt::inode(file.id) } else { at("f") };
+        let mut tx = Tx::begin(&server.db);
+        let mut open = Open::from(server.open_req(0, path, OpenFlags::RDWR, 1));
+        open.run(&core.cx(), &mut tx).await.unwrap();
+        server.remove("f").await.unwrap();
+        collected(&server).await;
+        assert!(tx.commit().await.is_err());
+        Everything::read(&server.db).await.check();
+    }
 }
