@@ -294,6 +294,7 @@ impl Config {
             posix_times: true,
             iflags_chain_allocation: true,
             statfs_update_interval: Duration::from_secs(2),
+            idempotent_record_expire: Duration::from_secs(5 * 60),
             gc: GcConfig {
                 gc_file_delay: Duration::from_secs(10),
                 retry_delay: Duration::from_secs(10),

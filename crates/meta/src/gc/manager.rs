@@ -179,21 +179,14 @@ async fn collect(collector: Arc<Collector>, kinds: &'static [GcKind]) {
         if wanted != limit {
             (permits, limit) = (Arc::new(Semaphore::new(wanted as usize)), wanted);
         }
-        match due(&collector, kinds).await {
-            Ok((tasks, waiting)) => {
-                if waiting || !tasks.is_empty() {
-                    pause = Duration::ZERO;
-                }
-                for task in tasks {
-                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
-                    let collector = Arc::clone(&collector);
-                    running.spawn(async move {
-                        run(&collector, task).await;
-                        drop(permit);
-                    });
-                }
-            }
-            Err(error) => tracing::warn!(%error, "garbage collection queues cannot be listed"),
+        for task in due(&collector, kinds).await {
+            pause = Duration::ZERO;
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+            let collector = Arc::clone(&collector);
+            running.spawn(async move {
+                run(&collector, task).await;
+                drop(permit);
+            });
         }
     }
 }
@@ -223,32 +216,34 @@ impl Work for DeleteSymlink {
     }
 }
 
-/// Entries that are due, and whether others wait.
-async fn due(collector: &Collector, kinds: &[GcKind]) -> Result<(Vec<Task>, bool)> {
-    let core = &collector.core;
-    let gc = core.config.get().gc.clone();
+/// Entries that are due and not worked on yet; these count as being worked on from now on.
+async fn due(collector: &Collector, kinds: &[GcKind]) -> Vec<Task> {
+    let queues = collector.core.gc.own.read().clone();
     let mut tasks = Vec::new();
-    let mut waiting = false;
-    let queues = core.gc.own.read().clone();
     for queue in &queues {
         for kind in kinds {
-            let delay = if *kind == GcKind::Directory { gc.gc_directory_delay } else { gc.gc_file_delay };
-            let look = |delay| core.transact(Due { queue: queue.id, kind: *kind, delay });
-            let (mut entries, mut more) = look(delay.get()).await?;
-            if entries.is_empty() && more && !delay.get().is_zero() && space_is_short(core).await {
-                (entries, more) = look(Duration::ZERO).await?;
+            match due_in(&collector.core, queue.id, *kind).await {
+                Ok(entries) => {
+                    let mut busy = collector.busy.lock();
+                    let free = entries.into_iter().filter(|entry| busy.insert(entry.data.id));
+                    tasks.extend(free.map(|entry| Task { kind: *kind, entry }));
+                }
+                Err(error) => tracing::warn!(queue = queue.name, %error, "queue cannot be listed"),
             }
-            waiting |= more;
-            let mut busy = collector.busy.lock();
-            tasks.extend(
-                entries
-                    .into_iter()
-                    .filter(|entry| busy.insert(entry.data.id))
-                    .map(|entry| Task { kind: *kind, entry }),
-            );
         }
     }
-    Ok((tasks, waiting))
+    tasks
+}
+
+async fn due_in(core: &Core, queue: InodeId, kind: GcKind) -> Result<Vec<DirEntry>> {
+    let gc = &core.config.get().gc;
+    let delay = if kind == GcKind::Directory { gc.gc_directory_delay } else { gc.gc_file_delay };
+    let look = |delay| core.transact(Due { queue, kind, delay });
+    let (entries, waiting) = look(delay.get()).await?;
+    if waiting && !delay.get().is_zero() && space_is_short(core).await {
+        return Ok(look(Duration::ZERO).await?.0);
+    }
+    Ok(entries)
 }
 
 struct Due {
@@ -258,7 +253,7 @@ struct Due {
 }
 
 impl Work for Due {
-    /// Due entries, and whether there are any others.
+    /// Due entries; without any, whether others wait.
     type Output = (Vec<DirEntry>, bool);
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<Self::Output> {
@@ -269,12 +264,9 @@ impl Work for Due {
         let end = entry_name(self.kind, until, InodeId::ROOT);
         let limit = cx.config.gc.scan_batch as usize;
         let page = list_entry_range(tx, self.queue, begin.as_bytes(), end.as_bytes(), limit).await?;
-        let waiting = if page.entries.is_empty() {
-            let behind = [letter as u8 + 1];
-            !list_entry_range(tx, self.queue, end.as_bytes(), &behind, 1).await?.entries.is_empty()
-        } else {
-            page.more
-        };
+        let behind = [letter as u8 + 1];
+        let waiting = page.entries.is_empty()
+            && !list_entry_range(tx, self.queue, end.as_bytes(), &behind, 1).await?.entries.is_empty();
         Ok((page.entries, waiting))
     }
 }

@@ -239,7 +239,9 @@ impl Open {
         read_conflict_entry(tx, entry.parent, name);
         store_entry(tx, &new_file_entry(entry.parent, name, id, Uuid::ZERO))?;
         store_inode(tx, &new)?;
-        self.store_session(cx, tx, id);
+        if self.flags.writes() {
+            self.store_session(cx, tx, id);
+        }
         self.replaced_by = Some(id);
         Ok(Some(new))
     }
