@@ -9,25 +9,16 @@ use crate::harness::*;
 
 /// Kills a node while many writes are under way; what was acknowledged must be on all replicas in the end.
 async fn death_mid_write(victim: usize) {
-    let cluster = std::rc::Rc::new(tokio::sync::RwLock::new(Cluster::start(3).await));
+    let cluster = std::rc::Rc::new(Cluster::start(3).await);
     let local = tokio::task::LocalSet::new();
     let (done, mut finished) = tokio::sync::watch::channel(0);
     for writer in 0..8u32 {
         let (cluster, done) = (std::rc::Rc::clone(&cluster), done.clone());
         local.spawn_local(async move {
             for round in 0..20u64 {
+                // Each writer has a chunk of its own, and its writes follow each other.
                 let data = pattern(u64::from(writer) * 1000 + round, 1500);
-                // Writes of one writer are ordered; each has a chunk of its own.
-                let req = cluster.read().await.write_req(chunk(writer), round as u32 * 1500, data);
-                let mut req = req;
-                eventually("write acknowledged", async || {
-                    let cluster = cluster.read().await;
-                    req.payload.key.v_chain_id = cluster.chain();
-                    let head = cluster.head();
-                    cluster.nodes[head].as_ref()?;
-                    cluster.send_write(head, &req).await.length_info.ok()
-                })
-                .await;
+                cluster.write(chunk(writer), round as u32 * 1500, data).await;
                 done.send_modify(|count| *count += 1);
             }
         });
@@ -36,15 +27,12 @@ async fn death_mid_write(victim: usize) {
     local.spawn_local(async move {
         finished.wait_for(|count| *count >= 40).await.unwrap();
         // Requests under way are cut off in the middle.
-        let storage = killer.read().await.node(victim).storage.clone();
-        storage.abandon();
-        killer.write().await.kill(victim).await;
-        killer.read().await.notice(victim);
+        killer.kill(victim).await;
+        killer.notice(victim);
         finished.wait_for(|count| *count >= 80).await.unwrap();
-        killer.write().await.start_node(victim).await;
+        killer.start_node(victim).await;
     });
     local.await;
-    let cluster = cluster.read().await;
     cluster.settle().await;
     cluster.assert_equal_replicas().await;
     for writer in 0..8u32 {
@@ -77,7 +65,7 @@ async fn tail_dies_mid_write() {
 
 #[tokio::test]
 async fn whole_chain_dies_and_returns() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     for n in 0..10 {
         cluster.write(chunk(n), 0, pattern(u64::from(n), 5000)).await;
     }
@@ -100,7 +88,7 @@ async fn whole_chain_dies_and_returns() {
 
 #[tokio::test]
 async fn update_given_up_on_is_completed_later() {
-    let mut cluster = Cluster::start_with(2, |config| {
+    let cluster = Cluster::start_with(2, |config| {
         config.reliable_forwarding.retry_total_time = valor_config::Duration::from_millis(300);
     })
     .await;
@@ -215,7 +203,7 @@ async fn nearly_full_disk_takes_no_new_chunks() {
 
 #[tokio::test]
 async fn failing_disk_leaves_the_chain() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     cluster.write(chunk(1), 0, pattern(1, 5000)).await;
     let disk = cluster.disks[1].clone();
     disk.stop_at(disk.counts().changes);
@@ -260,7 +248,7 @@ async fn server_without_its_manager_stops_serving() {
 
 #[tokio::test]
 async fn restarted_server_is_silent_until_the_manager_knows() {
-    let mut cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(2).await;
     cluster.write(chunk(1), 0, pattern(1, 100)).await;
     let before = cluster.chain().chain_ver;
     // Killed and back before anybody noticed: the chain must change all the same.
@@ -273,7 +261,7 @@ async fn restarted_server_is_silent_until_the_manager_knows() {
 
 #[tokio::test]
 async fn damaged_target_is_left_out_at_start() {
-    let mut cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(2).await;
     cluster.write(chunk(1), 0, pattern(1, 100)).await;
     cluster.kill(1).await;
     cluster.disks[1].set_contents(&disk_path(1).join("2/target.toml"), b"not a target").unwrap();

@@ -144,12 +144,12 @@ pub struct Node {
     pub storage: Arc<Storage>,
     pub config: Arc<Live<Config>>,
     link: Arc<Link>,
-    server: Option<ServerHandle>,
+    server: Mutex<Option<ServerHandle>>,
 }
 
 pub struct Cluster {
     manager: SharedManager,
-    pub nodes: Vec<Option<Node>>,
+    nodes: Vec<Mutex<Option<Arc<Node>>>>,
     pub disks: Vec<MemoryDisk>,
     pub rpc: Arc<Client>,
     tune: fn(&mut Config),
@@ -203,9 +203,9 @@ impl Cluster {
     }
 
     pub async fn start_with(nodes: usize, tune: fn(&mut Config)) -> Cluster {
-        let mut cluster = Cluster {
+        let cluster = Cluster {
             manager: SharedManager::default(),
-            nodes: (0..nodes).map(|_| None).collect(),
+            nodes: (0..nodes).map(|_| Mutex::default()).collect(),
             disks: (0..nodes).map(|n| MemoryDisk::new(n as u64)).collect(),
             rpc: Client::new(Env::real(), ClientConfig::default()),
             tune,
@@ -222,7 +222,7 @@ impl Cluster {
         cluster
     }
 
-    pub async fn start_node(&mut self, node: usize) {
+    pub async fn start_node(&self, node: usize) {
         self.disks[node].restart();
         let env = Env::new(TestWorld { real: Env::real(), disk: self.disks[node].clone() });
         let mut config = Config::fast();
@@ -245,16 +245,17 @@ impl Cluster {
             .unwrap();
         let Endpoint::Tcp(std::net::SocketAddr::V4(address)) = server.addresses()[0] else { panic!() };
         self.manager.state.lock().addresses[node] = Some(Address::tcp(address));
-        self.nodes[node] = Some(Node { storage, config, link, server: Some(server) });
+        let node_state = Node { storage, config, link, server: Mutex::new(Some(server)) };
+        *self.nodes[node].lock() = Some(Arc::new(node_state));
         self.manager.publish();
     }
 
     /// As if the process were killed: nothing is said to anybody. The manager notices when [`Cluster::notice`] is called.
-    pub async fn kill(&mut self, node: usize) {
-        let mut killed = self.nodes[node].take().unwrap();
+    pub async fn kill(&self, node: usize) {
+        let killed = self.nodes[node].lock().take().unwrap();
         self.manager.caches.lock().retain(|cache| !Arc::ptr_eq(cache, &killed.link.cache));
         killed.storage.abandon();
-        drop(killed.server.take());
+        drop(killed.server.lock().take());
         // Whatever it still does to its disk after its end fails.
         self.disks[node].restart();
     }
@@ -268,9 +269,10 @@ impl Cluster {
     }
 
     /// Stops a node in order.
-    pub async fn stop(&mut self, node: usize) {
-        let mut stopped = self.nodes[node].take().unwrap();
-        if let Some(server) = stopped.server.take() {
+    pub async fn stop(&self, node: usize) {
+        let stopped = self.nodes[node].lock().take().unwrap();
+        let server = stopped.server.lock().take();
+        if let Some(server) = server {
             server.stop(Duration::from_secs(5)).await;
         }
         stopped.storage.stop().await;
@@ -287,8 +289,12 @@ impl Cluster {
         self.node(node).link.cut.store(cut, Ordering::Relaxed);
     }
 
-    pub fn node(&self, node: usize) -> &Node {
-        self.nodes[node].as_ref().expect("node runs")
+    pub fn node(&self, node: usize) -> Arc<Node> {
+        self.nodes[node].lock().clone().expect("node runs")
+    }
+
+    pub fn runs(&self, node: usize) -> bool {
+        self.nodes[node].lock().is_some()
     }
 
     pub fn members(&self) -> Vec<(TargetId, PublicTargetState)> {
@@ -396,7 +402,9 @@ impl Cluster {
         eventually("write acknowledged", async || {
             req.payload.key.v_chain_id = self.chain();
             let head = self.head();
-            self.nodes[head].as_ref()?;
+            if !self.runs(head) {
+                return None;
+            }
             let result = self.send_write(head, &req).await;
             result.length_info.is_ok().then_some(result)
         })

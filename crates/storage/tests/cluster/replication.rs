@@ -105,7 +105,7 @@ async fn concurrent_writers_leave_equal_replicas() {
 
 #[tokio::test]
 async fn returned_replica_catches_up_while_the_chain_serves() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     for n in 0..20 {
         cluster.write(chunk(n), 0, pattern(u64::from(n), 3000)).await;
     }
@@ -150,7 +150,7 @@ async fn returned_replica_catches_up_while_the_chain_serves() {
 
 #[tokio::test]
 async fn every_node_may_restart_in_turn() {
-    let mut cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(3).await;
     for round in 0..6u32 {
         cluster.write(chunk(round), 0, pattern(u64::from(round), 2000)).await;
         let node = (round % 3) as usize;
@@ -170,7 +170,7 @@ async fn every_node_may_restart_in_turn() {
 
 #[tokio::test]
 async fn single_replica_serves_again_after_a_restart() {
-    let mut cluster = Cluster::start(1).await;
+    let cluster = Cluster::start(1).await;
     let data = pattern(1, 40_000);
     cluster.write(chunk(1), 0, data.clone()).await;
     cluster.kill(0).await;
