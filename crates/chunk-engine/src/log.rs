@@ -26,7 +26,7 @@ use crate::signal::Signal;
 use crate::state::State;
 use frame::{END_LEN, Encoded, SEGMENT_HEADER};
 pub(crate) use frame::{FORMAT_VERSION, seal, unseal};
-pub(crate) use replay::{Found, Known, replay};
+pub(crate) use replay::{Found, Known, remove_segment, replay};
 pub(crate) use segment::{Segment, segment_path};
 
 /// Most bytes of one write.
@@ -61,6 +61,8 @@ pub(crate) struct Log {
     place: Place,
     sync: SyncMode,
     shared: Mutex<Shared>,
+    /// Told when a segment was made.
+    made: Signal,
     /// Told when there may be background work.
     work: Arc<Signal>,
 }
@@ -94,8 +96,12 @@ struct Shared {
     durable: Lsn,
     /// Finished segments with something that is not.
     unsynced: Vec<Segment>,
+    /// Names of segments may not be durable.
+    new_names: bool,
     /// Why nothing can be appended any more.
     stopped: Option<EngineError>,
+    /// A segment is being made.
+    making: bool,
 }
 
 struct Waiting {
@@ -140,9 +146,11 @@ impl Log {
             queue: VecDeque::new(),
             writing: false,
             durable: Lsn::default(),
+            new_names: true,
             stopped: None,
+            making: false,
         };
-        Log { place, sync, shared: Mutex::new(shared), work }
+        Log { place, sync, shared: Mutex::new(shared), made: Signal::default(), work }
     }
 
     /// Appends a record with its data and applies it to the state.
@@ -264,61 +272,67 @@ impl Log {
 
     /// Sees to it that the first record that waits fits the current segment.
     async fn make_room(&self) -> Result<()> {
-        let (need, essential, room, size, next) = {
+        let (need, essential, room, size, has_next) = {
             let shared = self.shared.lock();
             let Some(first) = shared.queue.front() else { return Ok(()) };
             let room = shared.current.size - shared.tail - END_LEN;
             let essential = is_essential(&first.record);
-            (first.encoded.len() as u64, essential, u64::from(room), shared.current.size, shared.next.clone())
+            (
+                first.encoded.len() as u64,
+                essential,
+                u64::from(room),
+                shared.current.size,
+                shared.next.is_some(),
+            )
         };
         let fits = need <= room;
         // Without a next segment the second half of this one is for records that give space back.
-        let plenty = essential || next.is_some() || room - need.min(room) >= u64::from(size / 2);
+        let plenty = essential || has_next || room - need.min(room) >= u64::from(size / 2);
         if fits && plenty {
             return Ok(());
         }
         let least = u32::try_from(need).ok().and_then(|need| need.checked_add(SEGMENT_HEADER + 2 * END_LEN));
         let least = least.ok_or(EngineError::InvalidArg("data too large for a log record"))?;
-        let next = match next {
-            Some(next) if next.size >= least => next,
-            Some(next) => next.grow(&self.place, least).await?,
-            None => self.make_segment(least).await?,
-        };
-        self.set_next(next.clone());
+        let next = self.make_segment(least).await?;
         if fits { Ok(()) } else { self.switch_to(next).await }
     }
 
     /// Makes the segment after the current one, if that is not done yet.
     pub(crate) async fn make_next(&self) -> Result<()> {
-        if self.shared.lock().next.is_some() {
-            return Ok(());
-        }
-        let segment = self.make_segment(0).await?;
-        self.set_next(segment);
-        Ok(())
+        self.make_segment(0).await.map(|_| ())
     }
 
-    fn set_next(&self, segment: Segment) {
-        let mut shared = self.shared.lock();
-        if segment.number == shared.current.number + 1 {
-            shared.next = Some(segment);
-        }
-    }
-
+    /// The segment after the current one, at least this long.
     async fn make_segment(&self, least: u32) -> Result<Segment> {
-        let (number, spare) = {
-            let mut shared = self.shared.lock();
-            (shared.current.number + 1, shared.spares.pop())
-        };
+        let (next, number, spare) = self
+            .made
+            .wait(|| {
+                let mut shared = self.shared.lock();
+                if std::mem::replace(&mut shared.making, true) {
+                    return None;
+                }
+                let next = shared.next.take();
+                let spare = if next.is_some() { None } else { shared.spares.pop() };
+                Some((next, shared.current.number + 1, spare))
+            })
+            .await;
+        let mut making = Making { log: self, next: None, spare: None };
         let size = self.place.segment_size.max(least);
-        let Some(spare) = spare else {
-            return Segment::create(&self.place, number, size).await;
-        };
-        let reused = Segment::reuse(&self.place, &spare, number, size).await;
-        if reused.is_err() {
-            self.shared.lock().spares.push(spare);
-        }
-        reused
+        let made = match (next, spare) {
+            (Some(next), _) if next.size >= least => Ok(next),
+            (Some(next), _) => {
+                making.next = Some(next.clone());
+                next.grow(&self.place, size).await
+            }
+            (None, Some(spare)) => {
+                let made = Segment::reuse(&self.place, &spare, number, size).await;
+                making.spare = made.is_err().then_some(spare);
+                made
+            }
+            (None, None) => Segment::create(&self.place, number, size).await,
+        }?;
+        making.next = Some(made.clone());
+        Ok(made)
     }
 
     async fn switch_to(&self, next: Segment) -> Result<()> {
@@ -359,15 +373,21 @@ impl Log {
 
     /// Makes everything appended so far durable.
     pub(crate) async fn sync(&self) -> Result<Lsn> {
-        let (segments, end) = {
-            let shared = self.shared.lock();
+        let (segments, end, new_names) = {
+            let mut shared = self.shared.lock();
             let end = Lsn::new(shared.current.number, shared.tail);
             if shared.durable >= end {
                 return Ok(end);
             }
             let current = std::iter::once(&shared.current);
-            (shared.unsynced.iter().chain(current).cloned().collect::<Vec<_>>(), end)
+            let segments: Vec<Segment> = shared.unsynced.iter().chain(current).cloned().collect();
+            (segments, end, std::mem::take(&mut shared.new_names))
         };
+        if new_names && let Err(e) = self.place.disk.sync_dir(&self.place.dir).await {
+            let error = io_error("sync", &self.place.dir, e);
+            self.stop(&error);
+            return Err(error);
+        }
         for segment in &segments {
             self.sync_segment(segment).await?;
         }
@@ -454,6 +474,28 @@ impl Shared {
             batch.extend(self.queue.pop_front());
         }
         batch
+    }
+}
+
+/// Ends the making of a segment, also when its caller goes away.
+struct Making<'a> {
+    log: &'a Log,
+    /// What was made, or was there before.
+    next: Option<Segment>,
+    spare: Option<PathBuf>,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        {
+            let mut shared = self.log.shared.lock();
+            shared.making = false;
+            shared.new_names = true;
+            let number = shared.current.number + 1;
+            shared.next = self.next.take().filter(|next| next.number == number);
+            shared.spares.extend(self.spare.take());
+        }
+        self.log.made.notify();
     }
 }
 

@@ -13,7 +13,9 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result, io_error};
 use crate::files::DataFiles;
 use crate::geometry::FILES_PER_CLASS;
-use crate::log::{FORMAT_VERSION, Known, Log, Lsn, Place, replay, seal, unseal};
+use crate::log::{
+    FORMAT_VERSION, Known, Log, Lsn, Place, remove_segment, replay, seal, segment_path, unseal,
+};
 use crate::maintain::Checkpoints;
 use crate::options::{Options, SyncMode};
 use crate::place::SpaceLeft;
@@ -105,6 +107,14 @@ impl Engine {
             chunk: Some(chunk),
             what: "two chunks in one place",
         })?;
+        for number in found.unusable.iter().copied() {
+            if state.log_users.contains_key(&number) {
+                let file = segment_path(dir, number);
+                tracing::error!(file = %file.display(), "overwritten data cannot be read: damaged header");
+            } else {
+                remove_segment(&place, number).await?;
+            }
+        }
         state.patches_max = options.patches_per_chunk_max;
         state.patched_max = options.patched_chunks_max;
         state.reusable_max = options.reusable_bytes_max;

@@ -28,6 +28,8 @@ pub(crate) struct Found {
     pub(crate) tail: Lsn,
     /// All segments, with the current one.
     pub(crate) segments: BTreeMap<u32, Segment>,
+    /// Earlier segments whose headers are not valid.
+    pub(crate) unusable: Vec<u32>,
     /// Files to be written over.
     pub(crate) spares: Vec<PathBuf>,
     /// Number of times the engine was opened, as of the last time.
@@ -54,11 +56,13 @@ pub(crate) async fn replay(
     let (numbers, spares) = list(place).await?;
     let mut reading = Reading { place, boot_id: known.boot_id, opens: known.opens, durable: known.durable };
     let mut segments = BTreeMap::new();
+    let mut unusable = Vec::new();
     for number in numbers.iter().copied().filter(|number| *number < known.from.segment()) {
-        // Only patches are read from these.
+        // Only patches are read from these, if any. A file that was about to be used again may have its new header
+        // and its old name.
         match Segment::open(place, number).await? {
             Ok(segment) => drop(segments.insert(number, segment)),
-            Err((_, what)) => return Err(EngineError::corrupt(&segment_path(&place.dir, number), 0, what)),
+            Err(_) => unusable.push(number),
         }
     }
     let mut at = known.from;
@@ -76,13 +80,13 @@ pub(crate) async fn replay(
     for number in numbers.into_iter().filter(|number| *number > current.number) {
         match Segment::open(place, number).await? {
             Ok(segment) if number == current.number + 1 => next = Some(segment),
-            _ => remove(place, number).await?,
+            _ => remove_segment(place, number).await?,
         }
     }
     if let Some(next) = &next {
         erase_records(next).await?;
     }
-    Ok(Found { current, next, tail: at, segments, spares, opens: reading.opens })
+    Ok(Found { current, next, tail: at, segments, unusable, spares, opens: reading.opens })
 }
 
 async fn list(place: &Place) -> Result<(Vec<u32>, Vec<PathBuf>)> {
@@ -99,7 +103,8 @@ async fn list(place: &Place) -> Result<(Vec<u32>, Vec<PathBuf>)> {
     Ok((numbers, spares))
 }
 
-async fn remove(place: &Place, number: u32) -> Result<()> {
+/// Removes a segment's file.
+pub(crate) async fn remove_segment(place: &Place, number: u32) -> Result<()> {
     let path = segment_path(&place.dir, number);
     place.disk.remove_file(&path).await.map_err(|e| io_error("remove", &path, e))
 }
