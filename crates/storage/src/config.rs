@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use valor_client::mgmtd::MgmtdClientConfig;
-use valor_config::{Duration, Part, Size, Tree};
+use valor_config::{Duration, Size, Tree};
 
 /// What an acknowledged update survives at every replica of its chain. Valor only.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -278,6 +278,8 @@ impl Tree for Config {
         "coroutines_pool_update",
         "dump_worker",
         "forward_client",
+        "mgmtd.network_type",
+        "mgmtd.work_queue_size",
         "reliable_forwarding.max_inline_forward_bytes",
         "speed_up_quit",
         "storage.apply_transmission_before_getting_semaphore",
@@ -303,9 +305,6 @@ impl Tree for Config {
         "use_coroutines_pool_read",
         "use_coroutines_pool_update",
     ];
-
-    const PARTS: &'static [Part] =
-        &[Part::lists("mgmtd", MgmtdClientConfig::COLD, MgmtdClientConfig::IGNORED)];
 
     fn check(&self) -> Result<(), String> {
         self.mgmtd.check().map_err(|error| format!("mgmtd.{error}"))?;

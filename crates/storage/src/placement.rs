@@ -152,7 +152,7 @@ impl Storage {
         self.joined().await;
         loop {
             let sent = Instant::now();
-            match self.cluster.heartbeat().await {
+            match self.beat().await {
                 Ok(()) => self.had_contact(sent),
                 Err(error) => tracing::warn!(%error, "heartbeat failed"),
             }
@@ -162,6 +162,20 @@ impl Storage {
                 () = self.heartbeat_wanted.notified() => {}
             }
         }
+    }
+}
+
+impl Storage {
+    /// One heartbeat. After a long silence it counts only with the routing information of now: the manager may have moved
+    /// the chains on meanwhile, and requests must not find the old places.
+    async fn beat(&self) -> Result<(), Status> {
+        self.cluster.heartbeat().await?;
+        if self.silence().is_some() {
+            self.cluster.refresh().await?;
+            let _change = self.map_change.lock().await;
+            self.place_and_publish((*self.map()).clone()).await;
+        }
+        Ok(())
     }
 }
 

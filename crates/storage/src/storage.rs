@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use valor_config::Live;
 use valor_env::Env;
 use valor_protocol::status::code;
@@ -26,6 +26,19 @@ use crate::recent::RecentUpdates;
 use crate::replica::roles::{LocalTarget, TargetMap};
 use crate::resync::Pace;
 use crate::target::OpenTarget;
+
+/// How long updates under way may take to end when the server stops.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+const DRAIN_PAUSE: Duration = Duration::from_millis(5);
+
+/// An update being worked on.
+pub(crate) struct UpdateCount<'a>(&'a AtomicUsize);
+
+impl Drop for UpdateCount<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// Targets and their places.
 pub(crate) type Map = TargetMap<Arc<OpenTarget>>;
@@ -68,6 +81,8 @@ pub struct Storage {
     pub(crate) filling: Arc<Semaphore>,
     next_generation: AtomicU32,
     next_request: AtomicU64,
+    /// Updates being worked on.
+    updates: AtomicUsize,
     started: Instant,
     /// Milliseconds from the start to the last contact with mgmtd.
     contact: AtomicU64,
@@ -115,6 +130,7 @@ impl Storage {
             space_cache: SpaceCache::default(),
             next_generation: AtomicU32::new(1),
             next_request: AtomicU64::new(1),
+            updates: AtomicUsize::new(0),
             started: Instant::now(),
             contact: AtomicU64::new(0),
             fenced: AtomicBool::new(false),
@@ -139,7 +155,8 @@ impl Storage {
         let _ = self.joining.subscribe().wait_for(|joining| !joining).await;
     }
 
-    /// Ends background work, tells the manager that all targets are gone, and closes them.
+    /// Ends background work, tells the manager that all targets are gone, lets updates under way end, and closes the
+    /// targets.
     pub async fn stop(&self) {
         self.stopping.send_replace(true);
         let tasks = std::mem::take(&mut *self.tasks.lock());
@@ -151,7 +168,17 @@ impl Storage {
         if let Err(error) = self.cluster.heartbeat().await {
             tracing::warn!(%error, "last heartbeat failed");
         }
+        let deadline = Instant::now() + DRAIN_TIME;
+        while self.updates.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            sleep(DRAIN_PAUSE).await;
+        }
         self.close_targets().await;
+    }
+
+    /// Counts an update until it is dropped.
+    pub(crate) fn count_update(&self) -> UpdateCount<'_> {
+        self.updates.fetch_add(1, Ordering::AcqRel);
+        UpdateCount(&self.updates)
     }
 
     /// Ends background work at once and tells nobody, as a crash would (for simulations and tests).
@@ -235,17 +262,20 @@ impl Storage {
         }
     }
 
+    /// Time since the last contact, if that is too long.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let limit = self.config.get().fence_after.get();
+        let contact = Duration::from_millis(self.contact.load(Ordering::Relaxed));
+        let silence = self.uptime().saturating_sub(contact);
+        (!limit.is_zero() && silence >= limit).then_some(silence)
+    }
+
     /// Refuses when the manager may have given this server up without it knowing.
     pub(crate) fn check_contact(&self) -> Result<(), Status> {
-        let limit = self.config.get().fence_after.get();
-        if limit.is_zero() || *self.joining.borrow() {
+        if *self.joining.borrow() {
             return Ok(());
         }
-        let silence =
-            self.uptime().saturating_sub(Duration::from_millis(self.contact.load(Ordering::Relaxed)));
-        if silence < limit {
-            return Ok(());
-        }
+        let Some(silence) = self.silence() else { return Ok(()) };
         if !self.fenced.swap(true, Ordering::Relaxed) {
             tracing::error!(?silence, "no contact to the manager, requests are refused");
             self.metrics.fenced(true);

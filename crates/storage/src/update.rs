@@ -100,6 +100,7 @@ impl Storage {
             Ok(target) => target,
             Err(status) => return self.refused_at_door(status),
         };
+        let _counted = self.count_update();
         let io = &incoming.req.payload;
         let result = if io.update_type == UpdateType::Remove && incoming.req.tag.channel.id == ChannelId(0) {
             self.handle_update(&incoming, &target, None).await

@@ -270,3 +270,30 @@ async fn damaged_target_is_left_out_at_start() {
     cluster.write(chunk(2), 0, pattern(2, 100)).await;
     assert_eq!(cluster.read(0, chunk(2)).await.unwrap(), pattern(2, 100));
 }
+
+#[tokio::test]
+async fn cut_off_replica_never_serves_old_data() {
+    let cluster = Cluster::start_with(2, |config| {
+        config.fence_after = valor_config::Duration::from_millis(1000);
+    })
+    .await;
+    cluster.write(chunk(1), 0, pattern(1, 100)).await;
+    let stale = cluster.read_req(&[(chunk(1), 0, 100)]);
+    cluster.cut(1, true);
+    eventually("the replica is silent", async || cluster.call::<methods::BatchRead>(1, &stale).await.err())
+        .await;
+    // Only then does the manager give it up, and the chain goes on.
+    cluster.notice(1);
+    cluster.write(chunk(1), 0, pattern(2, 100)).await;
+    // A client that knows nothing of this either must not get the old content, whenever it asks.
+    cluster.cut(1, false);
+    eventually("the replica is back", async || {
+        if let Ok(rsp) = cluster.call::<methods::BatchRead>(1, &stale).await {
+            panic!("old data served: {:?}", rsp.results);
+        }
+        cluster.members().iter().all(|(_, state)| *state == PublicTargetState::Serving).then_some(())
+    })
+    .await;
+    cluster.settle().await;
+    assert_eq!(cluster.read(1, chunk(1)).await.unwrap(), pattern(2, 100));
+}

@@ -69,7 +69,8 @@ struct Shared {
 #[derive(Clone, Default)]
 struct SharedManager {
     state: Arc<Mutex<Shared>>,
-    caches: Arc<Mutex<Vec<Arc<RoutingCache>>>>,
+    /// Servers' routing information, and whether they are cut off.
+    caches: Arc<Mutex<Vec<(Arc<RoutingCache>, Arc<AtomicBool>)>>>,
 }
 
 impl SharedManager {
@@ -90,8 +91,10 @@ impl SharedManager {
             }];
             info.nodes.insert(NodeId(index as u32 + 1), node);
         }
-        for cache in self.caches.lock().iter() {
-            cache.store(Routing::new(info.clone()));
+        for (cache, cut) in self.caches.lock().iter() {
+            if !cut.load(Ordering::Relaxed) {
+                cache.store(Routing::new(info.clone()));
+            }
         }
     }
 }
@@ -101,7 +104,7 @@ struct Link {
     manager: SharedManager,
     cache: Arc<RoutingCache>,
     board: HeartbeatBoard,
-    cut: AtomicBool,
+    cut: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -232,9 +235,10 @@ impl Cluster {
         let config = Live::new(config);
         let board = HeartbeatBoard::default();
         let cache = Arc::new(RoutingCache::default());
-        self.manager.caches.lock().push(Arc::clone(&cache));
+        let cut = Arc::new(AtomicBool::new(false));
+        self.manager.caches.lock().push((Arc::clone(&cache), Arc::clone(&cut)));
         let manager = self.manager.clone();
-        let link = Arc::new(Link { manager, cache, board: board.clone(), cut: AtomicBool::new(false) });
+        let link = Arc::new(Link { manager, cache, board: board.clone(), cut });
         let identity = Identity { node_id: NodeId(node as u32 + 1), board };
         let rpc = Client::new(env.clone(), ClientConfig::default());
         let cluster = Arc::clone(&link) as Arc<dyn Membership>;
@@ -253,7 +257,7 @@ impl Cluster {
     /// As if the process were killed: nothing is said to anybody. The manager notices when [`Cluster::notice`] is called.
     pub async fn kill(&self, node: usize) {
         let killed = self.nodes[node].lock().take().unwrap();
-        self.manager.caches.lock().retain(|cache| !Arc::ptr_eq(cache, &killed.link.cache));
+        self.manager.caches.lock().retain(|(cache, _)| !Arc::ptr_eq(cache, &killed.link.cache));
         killed.storage.abandon();
         drop(killed.server.lock().take());
         // Whatever it still does to its disk after its end fails.
@@ -276,7 +280,7 @@ impl Cluster {
             server.stop(Duration::from_secs(5)).await;
         }
         stopped.storage.stop().await;
-        self.manager.caches.lock().retain(|cache| !Arc::ptr_eq(cache, &stopped.link.cache));
+        self.manager.caches.lock().retain(|(cache, _)| !Arc::ptr_eq(cache, &stopped.link.cache));
     }
 
     /// Tells everybody that a node is reached elsewhere.
@@ -443,6 +447,25 @@ impl Cluster {
             Err(_) => None,
         })
         .await
+    }
+
+    /// Another server for a node's storage, on a thread of its own; where it listens.
+    pub fn start_shard(&self, node: usize) -> Address {
+        let router = self.node(node).storage.router();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let server = Server::builder(Env::real(), ServerConfig::default())
+                    .service(router)
+                    .listen(&[Endpoint::Tcp("127.0.0.1:0".parse().unwrap())])
+                    .unwrap();
+                sender.send(server.addresses()[0].clone()).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        let Endpoint::Tcp(std::net::SocketAddr::V4(address)) = receiver.recv().unwrap() else { panic!() };
+        Address::tcp(address)
     }
 
     pub async fn metas(&self, node: usize) -> Vec<ChunkMeta> {

@@ -180,3 +180,28 @@ async fn single_replica_serves_again_after_a_restart() {
     let result = cluster.write(chunk(1), 0, Bytes::from_static(b"again")).await;
     assert_eq!(result.commit_ver, ChunkVer(2));
 }
+
+#[tokio::test]
+async fn shards_share_a_server() {
+    let cluster = std::rc::Rc::new(Cluster::start(2).await);
+    let entrances = [cluster.start_shard(0), cluster.start_shard(0), cluster.start_shard(0)];
+    // Updates reach the tail through a shard of its own too.
+    cluster.set_address(1, cluster.start_shard(1));
+    let local = tokio::task::LocalSet::new();
+    for writer in 0..12u64 {
+        let cluster = std::rc::Rc::clone(&cluster);
+        local.spawn_local(async move {
+            for round in 0..20 {
+                let at = (writer * 3000 + round * 100) as u32;
+                let req = cluster.write_req(chunk(round as u32 % 2), at, pattern(writer * 100 + round, 300));
+                let to = entrances[writer as usize % 3];
+                let options = valor_rpc::CallOptions::timeout(std::time::Duration::from_secs(20));
+                let rsp = cluster.rpc.call::<methods::Write>(to, &req, &options).await.unwrap();
+                assert_eq!(rsp.result.length_info, Ok(300));
+            }
+        });
+    }
+    local.await;
+    let metas = cluster.assert_equal_replicas().await;
+    assert_eq!(metas.iter().map(|meta| meta.commit_ver.0).sum::<u32>(), 240);
+}
