@@ -163,9 +163,7 @@ impl Storage {
             }
         }
     }
-}
 
-impl Storage {
     /// One heartbeat. After a long silence it counts only with the routing information of now: the manager may have moved
     /// the chains on meanwhile, and requests must not find the old places.
     async fn beat(&self) -> Result<(), Status> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use valor_protocol::storage::IOResult;
+use valor_protocol::storage::{IOResult, UpdateType};
 use valor_protocol::{ChannelSeqNum, ChunkVer, Uuid};
 
 use crate::dedup::{Admission, Key, Request, Table};
@@ -71,7 +71,11 @@ impl Admitted<'_> {
         if self.ver == ChunkVer(0) || self.request.update_ver != ChunkVer(0) {
             return None;
         }
-        self.table.lock().resolved(self.key, self.request.seqnum).cloned()
+        let mut result = self.table.lock().resolved(self.key, self.request.seqnum).cloned()?;
+        if self.request.kind != UpdateType::Extend {
+            result.length_info = Ok(self.request.length);
+        }
+        Some(result)
     }
 
     /// Remembers the result; see [`Table::finish`].

@@ -165,15 +165,16 @@ impl Storage {
         target: &Local,
         admitted: Option<Admitted<'_>>,
     ) -> IOResult {
-        let outcome = self.checked_update(incoming, target, admitted.as_ref()).await;
-        let (result, retained) = match outcome {
-            Ok((result, retained)) => (result, retained),
-            Err(result) => (result, ChunkVer(0)),
-        };
-        if let Some(admitted) = admitted {
-            admitted.finish(&result, retained, self.uptime());
+        match self.checked_update(incoming, target, admitted.as_ref()).await {
+            Ok((result, retained)) => {
+                if let Some(admitted) = admitted {
+                    admitted.finish(&result, retained, self.uptime());
+                }
+                result
+            }
+            // Nothing was begun, so nothing is to be remembered; what is known of an earlier try stays.
+            Err(result) => result,
         }
-        result
     }
 
     async fn checked_update(

@@ -31,6 +31,20 @@
 //! the same number, which diverges if the successor has committed the first one. Here the head completes the pending
 //! version first ([`update::Step::FinishPending`]) by sending it again, then assigns the next number. Only an update
 //! that no replica behind has taken is dropped ([`update::Step::Abort`]).
+//!
+//! # Where the rules are stricter than those of C++ 3FS
+//! The model test found schedules of lost, late and repeated messages and restarts in which each of these matters.
+//! * An answer "no space" (7021) promises that no replica from there on has the version or will get it; while that is
+//!   not certain, 2005 is answered.
+//! * A target that was seen to be filled under a new chain version is not up to date, even if it was before: it may
+//!   have missed a version in which it got no updates ([`roles`]).
+//! * A chunk that is being written while a successor is filled is sent too, pending version or removal included; a
+//!   replacement that was overtaken is refused; what the successor lacks is no divergence ([`resync`], [`version`]).
+//! * A successor trusts its memory of a retried update only under the chain version it was made in, else the chunk's
+//!   versions decide; an update that failed and was completed later is answered with success ([`crate::dedup`]).
+//!
+//! What stays, as in 3FS: the memory of retried updates is lost with the process, and versions of a chunk start again
+//! from 1 after its removal, so that the order of one connection between two servers is relied on.
 
 pub mod read;
 pub mod resync;

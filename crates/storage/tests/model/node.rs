@@ -396,7 +396,13 @@ impl Node {
         }
         // The chain may have changed while the operation waited for the lock.
         let step = match self.map.by_chain(chain, false) {
-            Err(status) => Step::Done(IOResult::error(status.code, "")),
+            Err(status) => {
+                let op = self.ops.get_mut(&id).expect("present");
+                if let Some((key, _)) = op.dedup.take() {
+                    self.dedup.release(key);
+                }
+                Step::Done(IOResult::error(status.code, ""))
+            }
             Ok(_) => {
                 let local = self.store.local(chunk);
                 self.ops.get_mut(&id).expect("present").update.begin(&local)
