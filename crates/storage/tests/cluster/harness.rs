@@ -156,6 +156,8 @@ pub struct Cluster {
     pub disks: Vec<MemoryDisk>,
     pub rpc: Arc<Client>,
     tune: fn(&mut Config),
+    /// Directory on the real disk, in place of disks in memory.
+    root: Option<PathBuf>,
     next: AtomicU64,
 }
 
@@ -206,12 +208,22 @@ impl Cluster {
     }
 
     pub async fn start_with(nodes: usize, tune: fn(&mut Config)) -> Cluster {
+        Self::start_in(nodes, tune, None).await
+    }
+
+    /// On the real disk, below a directory.
+    pub async fn start_on_disk(nodes: usize, root: &Path) -> Cluster {
+        Self::start_in(nodes, |config| config.sync = valor_storage::Sync::Always, Some(root.into())).await
+    }
+
+    async fn start_in(nodes: usize, tune: fn(&mut Config), root: Option<PathBuf>) -> Cluster {
         let cluster = Cluster {
             manager: SharedManager::default(),
             nodes: (0..nodes).map(|_| Mutex::default()).collect(),
             disks: (0..nodes).map(|n| MemoryDisk::new(n as u64)).collect(),
             rpc: Client::new(Env::real(), ClientConfig::default()),
             tune,
+            root,
             next: AtomicU64::new(1),
         };
         cluster.manager.state.lock().addresses = vec![None; nodes];
@@ -227,9 +239,17 @@ impl Cluster {
 
     pub async fn start_node(&self, node: usize) {
         self.disks[node].restart();
-        let env = Env::new(TestWorld { real: Env::real(), disk: self.disks[node].clone() });
         let mut config = Config::fast();
-        config.targets.target_paths = vec![disk_path(node)];
+        let env = match &self.root {
+            Some(root) => {
+                config.targets.target_paths = vec![root.join(format!("disk{node}"))];
+                Env::real()
+            }
+            None => {
+                config.targets.target_paths = vec![disk_path(node)];
+                Env::new(TestWorld { real: Env::real(), disk: self.disks[node].clone() })
+            }
+        };
         config.sync = valor_storage::Sync::Process;
         (self.tune)(&mut config);
         let config = Live::new(config);

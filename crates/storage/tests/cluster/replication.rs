@@ -205,3 +205,41 @@ async fn shards_share_a_server() {
     let metas = cluster.assert_equal_replicas().await;
     assert_eq!(metas.iter().map(|meta| meta.commit_ver.0).sum::<u32>(), 240);
 }
+
+#[tokio::test]
+async fn on_a_real_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_on_disk(2, root.path()).await;
+    let data = pattern(1, CHUNK_SIZE as usize);
+    cluster.write(chunk(1), 0, data.clone()).await;
+    cluster.write(chunk(1), 70, pattern(2, 10)).await;
+    cluster.stop(1).await;
+    cluster.write(chunk(2), 0, pattern(3, 5000)).await;
+    cluster.stop(0).await;
+    cluster.start_node(0).await;
+    cluster.start_node(1).await;
+    cluster.settle().await;
+    let mut expect = data.to_vec();
+    expect[70..80].copy_from_slice(&pattern(2, 10));
+    for node in 0..2 {
+        assert_eq!(cluster.read(node, chunk(1)).await.unwrap(), expect);
+        assert_eq!(cluster.read(node, chunk(2)).await.unwrap(), pattern(3, 5000));
+    }
+    assert_eq!(cluster.assert_equal_replicas().await.len(), 2);
+
+    let create = CreateTargetReq { target_id: TargetId(50), chain_id: ChainId(50), ..Default::default() };
+    cluster.call::<methods::CreateTarget>(0, &create).await.unwrap();
+    let offline = OfflineTargetReq { target_id: TargetId(50), force: false };
+    cluster.call::<methods::OfflineTarget>(0, &offline).await.unwrap();
+    let remove = RemoveTargetReq { target_id: TargetId(50), force: false };
+    eventually("target unused", async || cluster.call::<methods::RemoveTarget>(0, &remove).await.ok()).await;
+    let left = walk(&root.path().join("disk0/50"));
+    assert!(left.is_empty(), "{left:?}");
+    cluster.call::<methods::CreateTarget>(0, &create).await.unwrap();
+}
+
+/// Files below a directory.
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
