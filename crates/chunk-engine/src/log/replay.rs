@@ -134,7 +134,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Opens the segment the log goes on in. At the end of the log it may be missing or half made; then it is made.
+    /// Opens the segment the log goes on in. After a loss of power it may be missing or incomplete; then it is made.
     async fn open(&self, numbers: &[u32], at: Lsn) -> Result<(Segment, Bytes)> {
         let number = at.segment();
         let path = segment_path(&self.place.dir, number);
@@ -142,6 +142,16 @@ impl Reading<'_> {
             match Segment::open(self.place, number).await? {
                 Ok(segment) => {
                     let bytes = segment.contents().await?;
+                    if bytes.len() < segment.size as usize {
+                        if self.same_boot() {
+                            return Err(EngineError::corrupt(
+                                &path,
+                                bytes.len() as u64,
+                                "log segment cut short",
+                            ));
+                        }
+                        segment.reserve().await?;
+                    }
                     return Ok((segment, bytes));
                 }
                 Err((file, what)) => (read_whole(&*file, &path).await?, what),
@@ -149,12 +159,19 @@ impl Reading<'_> {
         } else {
             (Bytes::new(), "missing log segment")
         };
+        // It was there before the record was written that the log goes on in it, or before the checkpoint.
         let evidence = frame::search(&bytes, number, SEGMENT_HEADER);
-        self.judge(at, evidence, numbers)
-            .await?
-            .map_or(Ok(()), |_| Err(EngineError::corrupt(&path, 0, what)))?;
+        if self.same_boot() || self.judge(at, evidence, numbers).await?.is_some() {
+            return Err(EngineError::corrupt(&path, 0, what));
+        }
         let segment = Segment::create(self.place, number, self.place.segment_size).await?;
         Ok((segment, Bytes::new()))
+    }
+
+    /// Whether the machine has not been restarted since the records were written. Not so for a new engine, which has
+    /// no log yet.
+    fn same_boot(&self) -> bool {
+        self.opens > 0 && self.boot_id == self.place.disk.boot_id()
     }
 
     async fn read(
@@ -221,7 +238,7 @@ impl Reading<'_> {
             }
         }
         let known = last.map_or(self.durable, |(_, durable)| durable.max(self.durable)) > at;
-        let same_boot = last.is_some() && self.boot_id == self.place.disk.boot_id();
+        let same_boot = last.is_some() && self.same_boot();
         Ok((known || same_boot).then(|| last.map_or(at, |(end, _)| end)))
     }
 

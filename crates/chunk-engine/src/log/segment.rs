@@ -124,6 +124,11 @@ impl Segment {
         read_whole(&*self.file, &self.path).await
     }
 
+    /// Gives the file the length and space it should have.
+    pub(super) async fn reserve(&self) -> Result<()> {
+        reserve(&*self.file, self.size).await.map_err(|e| io_error("grow", &self.path, e))
+    }
+
     /// Writes zeros over a range.
     pub(super) async fn erase(&self, start: u32, end: u32) -> Result<()> {
         let mut at = start;
@@ -158,8 +163,13 @@ pub(super) async fn read_whole(file: &dyn DiskFile, path: &Path) -> Result<Bytes
     Ok(file.read_at(0, len).await.map_err(failed)?.freeze())
 }
 
+/// Reserves space for a segment, as far as the file system can. The file has its full length from then on: a shorter
+/// one was cut.
 async fn reserve(file: &dyn DiskFile, size: u32) -> io::Result<()> {
     match file.allocate(0, size.into()).await {
+        Err(e) if e.kind() == io::ErrorKind::Unsupported && file.size().await? < size.into() => {
+            file.set_len(size.into()).await
+        }
         Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
         other => other,
     }
