@@ -1,6 +1,5 @@
 //! `valor meta`: the metadata service's process.
 
-use super::meta_deps::{MgmtdView, StorageChunks, StoredUsers};
 use super::mgmtd::{apply_pushed, config_status, open_database, serve_database};
 use super::{Process, Profile, ServeArgs};
 use crate::overrides::Overrides;
@@ -19,7 +18,6 @@ use valor_protocol::app::ClientId;
 use valor_protocol::meta::Layout;
 use valor_protocol::mgmtd::{HeartbeatDetail, NodeType};
 use valor_protocol::{ChainTableId, NodeId};
-use valor_user::{Ttls, UserStore};
 use valor_wire::{UtcTime, Uuid};
 
 /// How long to wait for routing information at start.
@@ -85,8 +83,8 @@ pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
         ready = mgmtd.wait_ready(ROUTING_PATIENCE) => drop(ready.map_err(|status| format!("no routing information: {status}"))?),
         () = process.stop.triggered() => return Ok(()),
     }
-    let deps = deps(&process, &live, &mgmtd, db);
     let part = live.part(|main| main.server.meta.clone());
+    let deps = deps(&process, &live, &part, &mgmtd, db);
     let meta = Meta::start(process.env.clone(), part, NodeId(process.app.node_id), deps)
         .await
         .map_err(|status| format!("metadata service: {status}"))?;
@@ -94,9 +92,9 @@ pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
         process.serve_all(&groups, live.get().server.base.shards, meta.routers().into(), live).await?;
     mgmtd.start_heartbeat();
     process.stop.triggered().await;
+    meta.stop().await;
     mgmtd.stop().await;
     serving.stop().await;
-    meta.stop().await;
     kv.stop(Duration::ZERO).await;
     Ok(())
 }
@@ -139,7 +137,13 @@ fn start_mgmtd_client(
     Ok(client)
 }
 
-fn deps(process: &Process, live: &Arc<Live<Main>>, mgmtd: &Arc<MgmtdClient>, db: Database) -> Deps {
+fn deps(
+    process: &Process,
+    live: &Arc<Live<Main>>,
+    part: &Arc<Live<valor_meta::Config>>,
+    mgmtd: &Arc<MgmtdClient>,
+    db: Database,
+) -> Deps {
     let client_id = ClientId { uuid: Uuid(process.env.random_uuid()), hostname: process.env.hostname() };
     let config = live.get().server.storage_client.clone();
     let storage =
@@ -150,16 +154,12 @@ fn deps(process: &Process, live: &Arc<Live<Main>>, mgmtd: &Arc<MgmtdClient>, db:
             client.set_config(main.server.storage_client.clone());
         }
     });
-    let ttls = Arc::clone(live);
-    let users = UserStore::new(process.env.clone(), users_database(process, &db), move || {
-        let cache = &ttls.get().server.meta.user_cache;
-        Ttls { exist: cache.exist_ttl.get(), inexist: cache.inexist_ttl.get() }
-    });
+    let users = valor_meta::user_store(process.env.clone(), users_database(process, &db), part);
     Deps {
         db,
-        users: Arc::new(StoredUsers(users)),
-        cluster: Arc::new(MgmtdView(Arc::clone(mgmtd))),
-        chunks: Arc::new(StorageChunks(FileIo::new(storage))),
+        users,
+        cluster: Arc::clone(mgmtd) as Arc<dyn valor_meta::Cluster>,
+        chunks: Arc::new(FileIo::new(storage)),
         rpc: Arc::clone(&process.rpc),
     }
 }

@@ -1,7 +1,6 @@
 //! The server processes. What they share: flags, node-local files, the process lock, listening, stopping.
 
 pub mod meta;
-mod meta_deps;
 pub mod mgmtd;
 pub mod storage;
 
