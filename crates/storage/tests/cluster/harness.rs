@@ -69,9 +69,11 @@ struct Shared {
 #[derive(Clone, Default)]
 struct SharedManager {
     state: Arc<Mutex<Shared>>,
-    /// Servers' routing information, and whether they are cut off.
-    caches: Arc<Mutex<Vec<(Arc<RoutingCache>, Arc<AtomicBool>)>>>,
+    caches: Arc<Mutex<Vec<Listener>>>,
 }
+
+/// A server's routing information, and whether the server is cut off.
+type Listener = (Arc<RoutingCache>, Arc<AtomicBool>);
 
 impl SharedManager {
     /// Lets the chain settle and tells everybody.

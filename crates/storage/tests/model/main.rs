@@ -7,7 +7,8 @@
 //!
 //! and at the end, when faults stop: everything finishes, all replicas serve and are equal, and hold what was acknowledged.
 //!
-//! `VALOR_MODEL_SEED=n` runs one schedule, `VALOR_MODEL_RUNS=n` more of them.
+//! `VALOR_MODEL_SEED=n` runs one schedule, `VALOR_MODEL_RUNS=n` more of them;
+//! both together run that many from that seed on.
 
 mod chain;
 mod node;
@@ -19,7 +20,7 @@ use world::{Faults, World};
 fn run(name: &str, faults: Faults, runs: u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("VALOR_MODEL_SEED") {
-        Some(seed) => seed..seed + 1,
+        Some(seed) => seed..seed + number("VALOR_MODEL_RUNS").unwrap_or(1),
         None => 0..number("VALOR_MODEL_RUNS").unwrap_or(runs),
     };
     let (mut acknowledged, mut reads) = (0, 0);
