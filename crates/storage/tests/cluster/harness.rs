@@ -69,11 +69,11 @@ struct Shared {
 #[derive(Clone, Default)]
 struct SharedManager {
     state: Arc<Mutex<Shared>>,
-    caches: Arc<Mutex<Vec<Listener>>>,
+    caches: Arc<Mutex<Vec<Told>>>,
 }
 
 /// A server's routing information, and whether the server is cut off.
-type Listener = (Arc<RoutingCache>, Arc<AtomicBool>);
+type Told = (Arc<RoutingCache>, Arc<AtomicBool>);
 
 impl SharedManager {
     /// Lets the chain settle and tells everybody.
