@@ -37,6 +37,10 @@ pub trait Cluster: Send + Sync {
     fn meta_servers(&self) -> Vec<NodeId>;
     /// Where a metadata server takes requests.
     fn meta_address(&self, node: NodeId) -> Option<Address>;
+    /// Asks mgmtd for newer routing information; false if there is none to be had.
+    fn refresh(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
     /// The clients mgmtd knows.
     fn client_sessions(&self) -> BoxFuture<'_, Result<ListClientSessionsRsp, Status>>;
 }

@@ -53,6 +53,10 @@ impl Cluster for MgmtdClient {
         self.routing().node_endpoint(node, methods::SERVICE)
     }
 
+    fn refresh(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { self.refresh_now().await.is_ok() })
+    }
+
     fn client_sessions(&self) -> BoxFuture<'_, Result<ListClientSessionsRsp, Status>> {
         Box::pin(self.list_client_sessions())
     }

@@ -278,11 +278,23 @@ impl Meta {
         Ok(OpenRsp { stat, need_truncate, ..OpenRsp::default() })
     }
 
-    /// `create`: a path is opened first, and only a missing last name goes to the owner of its directory.
+    /// `create`: a path is opened first, and only a missing last name goes to the owner of its directory. A chain table
+    /// that is not known may be newer than the routing information here, which is refreshed then.
     ///
     /// # Errors
     /// As the specification of the method says.
-    pub async fn create(&self, mut req: CreateReq) -> Answer<CreateRsp> {
+    pub async fn create(&self, req: CreateReq) -> Answer<CreateRsp> {
+        match self.create_with_known_chains(req.clone()).await {
+            Err(error)
+                if error.code == code::META_INVALID_FILE_LAYOUT && self.core.cluster.refresh().await =>
+            {
+                self.create_with_known_chains(req).await
+            }
+            result => result,
+        }
+    }
+
+    async fn create_with_known_chains(&self, mut req: CreateReq) -> Answer<CreateRsp> {
         self.check_user(&mut req.base.user).await?;
         req.valid()?;
         let mut resolve = req.path.path.as_ref().is_some_and(|path| has_parent(path));

@@ -30,6 +30,7 @@ fn wrong_settings_name_the_file_and_the_key() {
     let text = |path: &std::path::Path| path.display().to_string();
     let output = valor(&[
         "meta",
+        "--app_config.node_id=100",
         "--cfg",
         &text(&file),
         "--launcher_cfg",

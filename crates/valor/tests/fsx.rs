@@ -72,7 +72,8 @@ impl Checked {
     fn random_operation(&self, random: &mut Random, mmap: bool) -> Operation {
         let len = self.model.len() as u64;
         let offset = random.below(MAX_LEN);
-        let size = 1 + random.below(if random.below(4) == 0 { MAX_IO } else { 8192 });
+        let largest = if random.below(4) == 0 { MAX_IO } else { 8192 };
+        let size = 1 + random.below(largest);
         let inside = if len == 0 { 0 } else { random.below(len) };
         match random.below(if mmap { 100 } else { 80 }) {
             0..30 => Operation::Read { offset: inside, len: size },
