@@ -100,11 +100,14 @@ impl DataFiles {
         let failed = |e| io_error("open", &path, e);
         let file = self.disk.open(&path, OpenOptions::CREATE).await.map_err(failed)?;
         let found = file.read_at(0, BLOCK).await.map_err(failed)?;
-        if found.iter().all(|byte| *byte == 0) {
+        let checked = check_header(&found, self.target_id, class, number);
+        // A file that was never written, or whose making was interrupted: there is nothing behind the header.
+        let unmade = checked.is_err() && file.size().await.map_err(failed)? <= FILE_HEADER;
+        if unmade || found.iter().all(|byte| *byte == 0) {
             let written = file.write_at(0, &[header(self.target_id, class, number)]).await;
             written.map_err(|e| io_error("write", &path, e))?;
             self.disk.sync_dir(&self.dir).await.map_err(failed)?;
-        } else if let Err(malformed) = check_header(&found, self.target_id, class, number) {
+        } else if let Err(malformed) = checked {
             return Err(EngineError::corrupt(&path, 0, malformed.0));
         }
         let (dirty, syncs, synced) = (AtomicBool::new(true), Mutex::default(), Signal::default());

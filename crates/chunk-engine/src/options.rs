@@ -27,6 +27,8 @@ pub struct Options {
     pub checkpoint_log_bytes: u64,
     /// Memory for checksum tables; 1 KiB covers a chunk of 1 MiB.
     pub table_cache_bytes: usize,
+    /// With [`SyncMode::Always`], appends up to this size go through the log, which takes one sync instead of two.
+    pub logged_append_max: usize,
     /// Freed space that is kept for reuse; more is given back to the file system.
     pub reusable_bytes_max: u64,
     /// Overwrites kept apart from their chunk; more are folded into it in the background.
@@ -45,6 +47,7 @@ impl Options {
             log_segment_bytes: 16 << 20,
             checkpoint_log_bytes: 64 << 20,
             table_cache_bytes: 16 << 20,
+            logged_append_max: 64 << 10,
             reusable_bytes_max: 1 << 30,
             patches_per_chunk_max: 64,
             patched_chunks_max: 16_384,

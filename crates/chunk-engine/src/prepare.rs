@@ -22,8 +22,6 @@ use crate::state::{Entry, pending_meta};
 use crate::tables::Use;
 use crate::update::{MAX_CHUNK_SIZE, PendingMeta, Update, UpdateKind, VersionMeta};
 
-/// With [`SyncMode::Always`], appends up to this size go through the log: one sync instead of two.
-const SMALL_APPEND: usize = 64 << 10;
 /// Patches of a chunk at which an update folds them first: the background does not keep up.
 const CROWDED: usize = 1024;
 
@@ -262,7 +260,7 @@ impl Engine {
         }
         let tail_in_slot = old % BLOCK == 0
             || view.patch(old / BLOCK).is_none_or(|patch| matches!(patch.source, Source::Base { .. }));
-        let through_log = self.options.sync == SyncMode::Always && len <= SMALL_APPEND;
+        let through_log = self.options.sync == SyncMode::Always && len <= self.options.logged_append_max;
         if offset == old && before.in_place && tail_in_slot && !through_log {
             return self.plan_append(view, len, data, parts).await;
         }

@@ -265,13 +265,8 @@ type Ledger = Arc<Mutex<BTreeMap<Vec<u8>, (Model, Option<Step>)>>>;
 async fn update_one(engine: Arc<Engine>, disk: MemoryDisk, id: u8, seed: u64, steps: usize, ledger: Ledger) {
     let rng = &mut <StdRng as rand::SeedableRng>::seed_from_u64(seed * 100 + u64::from(id));
     let mut model = ledger.lock().get(&vec![b'c', id]).map(|(model, _)| model.clone()).unwrap_or_default();
-    let mut done = 0;
-    while done < steps {
-        let step = model.random_step(rng, &SIZES);
-        if step.id() != [b'c', id] {
-            continue;
-        }
-        done += 1;
+    for _ in 0..steps {
+        let step = model.random_step_of(id, rng, &SIZES);
         ledger.lock().insert(vec![b'c', id], (model.clone(), Some(step.clone())));
         if let Err(e) = perform(&engine, &step).await {
             assert!(disk.stopped(), "chunk {id}: {e}");

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -27,6 +27,7 @@ pub fn small(sync: SyncMode) -> Options {
         reusable_bytes_max: 300 << 10,
         patches_per_chunk_max: 6,
         patched_chunks_max: 3,
+        logged_append_max: 2000,
         ..Options::new(7)
     }
 }
@@ -47,9 +48,23 @@ pub fn pieces(rng: &mut StdRng, data: &[u8]) -> Vec<Bytes> {
     pieces
 }
 
+/// Bytes that differ from others in every 512 of them. Cheaper than random ones.
 pub fn noise(rng: &mut StdRng, len: usize) -> Vec<u8> {
-    let mut data = vec![0; len];
-    rng.fill_bytes(&mut data);
+    static POOL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut pool = vec![0; 1 << 20];
+        StdRng::seed_from_u64(0).fill_bytes(&mut pool);
+        pool
+    });
+    let mut data = Vec::with_capacity(len);
+    while data.len() < len {
+        let start = rng.random_range(0..POOL.len() / 2);
+        data.extend_from_slice(&POOL[start..POOL.len().min(start + len - data.len())]);
+    }
+    let stamp = rng.random::<u64>().to_le_bytes();
+    for part in data.chunks_mut(512) {
+        let len = part.len().min(8);
+        part[..len].copy_from_slice(&stamp[..len]);
+    }
     data
 }
 
@@ -176,7 +191,13 @@ impl Model {
 
     /// A random update that is allowed.
     pub fn random_step(&self, rng: &mut StdRng, sizes: &[u32]) -> Step {
-        let id = vec![b'c', rng.random_range(0..8u8)];
+        let id = rng.random_range(0..8u8);
+        self.random_step_of(id, rng, sizes)
+    }
+
+    /// A random update of one of the chunks.
+    pub fn random_step_of(&self, id: u8, rng: &mut StdRng, sizes: &[u32]) -> Step {
+        let id = vec![b'c', id];
         // An id always has the same chunk size.
         let chunk_size = sizes[usize::from(id[1]) % sizes.len()];
         let chunk = self.chunks.get(&id).cloned().unwrap_or_default();
