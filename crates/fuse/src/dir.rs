@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use valor_protocol::InodeId;
-use valor_protocol::meta::{Inode, InodeType, PathAt};
+use valor_protocol::meta::{Inode, InodeType};
 use xfuse::request::{Open, Readdir};
 use xfuse::{Context, DirBuffer, DirPlusBuffer, Errno, Opened};
 
@@ -71,22 +71,14 @@ impl<C: Cluster> Core<C> {
         Ok(entries)
     }
 
-    /// Number of a directory's parent.
-    async fn parent(&self, cx: &Context, ino: u64) -> u64 {
-        let id = from_ino(ino);
-        if id == InodeId::VIRT {
-            return to_ino(InodeId::ROOT);
+    /// Number of a directory's parent, as last heard of.
+    fn parent(&self, ino: u64) -> u64 {
+        match from_ino(ino) {
+            InodeId::VIRT => to_ino(InodeId::ROOT),
+            id if is_virtual(id) => to_ino(InodeId::VIRT),
+            InodeId::ROOT => ino,
+            id => self.nodes.get(id).and_then(|node| node.dynamic.lock().parent).map_or(ino, to_ino),
         }
-        if is_virtual(id) {
-            return to_ino(InodeId::VIRT);
-        }
-        let user = self.user(cx);
-        // Programs rarely look at this number; a failure must not spoil the listing.
-        let inode = match self.cluster.stat(&user, PathAt::inode(id)).await {
-            Ok(inode) => Some(inode),
-            Err(_) => self.nodes.get(id).map(|node| node.first.clone()),
-        };
-        inode.and_then(|inode| inode.data.as_directory().map(|dir| to_ino(dir.parent))).unwrap_or(ino)
     }
 
     pub(crate) async fn readdir(&self, cx: &Context, r: Readdir) -> Result<DirBuffer, Errno> {
@@ -94,7 +86,7 @@ impl<C: Cluster> Core<C> {
         let mut buffer = DirBuffer::new(r.size);
         for (next, name) in [(1, "."), (2, "..")] {
             if r.offset < next {
-                let ino = if next == 1 { r.ino } else { self.parent(cx, r.ino).await };
+                let ino = if next == 1 { r.ino } else { self.parent(r.ino) };
                 if !buffer.add(ino, next, libc::S_IFDIR, OsStr::new(name)) {
                     return Ok(buffer);
                 }
@@ -113,7 +105,7 @@ impl<C: Cluster> Core<C> {
         let mut buffer = DirPlusBuffer::new(r.size);
         for (next, name) in [(1, "."), (2, "..")] {
             if r.offset < next {
-                let ino = if next == 1 { r.ino } else { self.parent(cx, r.ino).await };
+                let ino = if next == 1 { r.ino } else { self.parent(r.ino) };
                 if !buffer.add_plain(ino, next, libc::S_IFDIR, OsStr::new(name)) {
                     return Ok(buffer);
                 }
@@ -165,6 +157,6 @@ impl<C: Cluster> Core<C> {
 
 /// Entries from a cookie on, each with the cookie of the next one.
 fn numbered(entries: &[Listed], offset: u64) -> impl Iterator<Item = (u64, &Listed)> {
-    let skip = offset.saturating_sub(DOTS);
-    (DOTS + 1..).zip(entries).skip(usize::try_from(skip).unwrap_or(usize::MAX))
+    let skip = usize::try_from(offset.saturating_sub(DOTS)).unwrap_or(usize::MAX).min(entries.len());
+    (DOTS + 1 + skip as u64..).zip(&entries[skip..])
 }

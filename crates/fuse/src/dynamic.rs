@@ -1,6 +1,7 @@
 //! What a mount knows about a file beyond its inode: writes not yet told to the metadata service, and its length
 //! (`src/fuse/FuseClients.h`, `RcInode::DynamicAttr`). Pure bookkeeping.
 
+use valor_protocol::InodeId;
 use valor_protocol::meta::{Acl, File, Inode, VersionedLength};
 use valor_wire::UtcTime;
 
@@ -27,6 +28,8 @@ pub struct Dynamic {
     pub mtime: Option<UtcTime>,
     /// Owner and permissions as last seen.
     pub acl: Acl,
+    /// A directory's parent as last seen.
+    pub parent: Option<InodeId>,
     /// Length as the server told last.
     server_length: u64,
     /// End of what this mount has accepted for writing and not yet synced.
@@ -62,6 +65,7 @@ impl Dynamic {
             atime: None,
             mtime: None,
             acl: inode.data.acl,
+            parent: inode.data.as_directory().map(|dir| dir.parent),
             server_length: file.map_or(0, |file| file.length),
             accepted_end: 0,
         }
@@ -70,6 +74,7 @@ impl Dynamic {
     /// Takes over what the server says. `sync_ver` is the number of writes the reply covers.
     pub fn update(&mut self, inode: &Inode, sync_ver: u64, fsync: bool) {
         self.acl = inode.data.acl;
+        self.parent = inode.data.as_directory().map(|dir| dir.parent);
         let Some(File { length, truncate_ver, dyn_stripe, .. }) = inode.data.as_file() else { return };
         self.synced = self.synced.max(sync_ver);
         if self.written == self.synced {
@@ -140,7 +145,6 @@ impl Dynamic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use valor_protocol::InodeId;
     use valor_protocol::meta::{InodeData, InodeKind};
 
     fn file(length: u64, truncate_ver: u64) -> Inode {

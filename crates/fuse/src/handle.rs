@@ -5,7 +5,7 @@ use bstr::BString;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use valor_protocol::InodeId;
 use valor_protocol::meta::InodeType;
 use valor_protocol::user::UserInfo;
@@ -22,12 +22,18 @@ pub(crate) struct FileHandle {
     pub(crate) session: tokio::sync::Mutex<Option<Uuid>>,
     /// Errors that this handle has learnt of.
     pub(crate) seen_errors: Mutex<u64>,
+    /// The kernel has closed it.
+    pub(crate) released: AtomicBool,
 }
 
 impl FileHandle {
     pub(crate) fn new(node: Arc<Node>, user: UserInfo, flags: i32, session: Option<Uuid>) -> Self {
         let seen_errors = Mutex::new(node.errors.position());
-        FileHandle { node, user, flags, session: tokio::sync::Mutex::new(session), seen_errors }
+        if session.is_none() {
+            node.unprotected.fetch_add(1, Ordering::AcqRel);
+        }
+        let released = AtomicBool::new(false);
+        FileHandle { node, user, flags, session: tokio::sync::Mutex::new(session), seen_errors, released }
     }
 
     /// Whether it was opened for writing.

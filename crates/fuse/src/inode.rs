@@ -6,7 +6,7 @@ use crate::write::Buffer;
 use bstr::BString;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use valor_client::file::FileMap;
 use valor_protocol::InodeId;
@@ -32,8 +32,12 @@ pub(crate) struct Node {
     pub(crate) errors: ErrorSequence,
     /// One extension of the stripe at a time.
     pub(crate) extending: tokio::sync::Mutex<()>,
-    /// Handles open without a session.
-    pub(crate) readers: AtomicU32,
+    /// Open handles.
+    pub(crate) handles: AtomicU32,
+    /// Those without a session: readers, and writers whose session close(2) has ended.
+    pub(crate) unprotected: AtomicU32,
+    /// A name was removed while a handle was open; it may have been the last one.
+    pub(crate) removed: AtomicBool,
     /// Directory and name under which it was last found.
     pub(crate) name: Mutex<Option<(u64, BString)>>,
     /// Sessions that keep its data although its last name is gone.
@@ -51,7 +55,9 @@ impl Node {
             pipeline: Arc::default(),
             errors: ErrorSequence::default(),
             extending: tokio::sync::Mutex::default(),
-            readers: AtomicU32::new(0),
+            handles: AtomicU32::new(0),
+            unprotected: AtomicU32::new(0),
+            removed: AtomicBool::new(false),
             name: Mutex::default(),
             holds: Mutex::default(),
             map: OnceLock::new(),

@@ -182,8 +182,9 @@ impl<C: Cluster> Core<C> {
         self.exclusively(node, change).await.or_errno("truncate")
     }
 
+    /// Sets times after everything written before, which would change them otherwise.
     async fn set_times(
-        &self,
+        self: &Arc<Self>,
         cx: &Context,
         id: InodeId,
         atime: Option<SetTime>,
@@ -197,6 +198,7 @@ impl<C: Cluster> Core<C> {
         let user = self.user(cx);
         let node = self.nodes.get(id);
         if let Some(node) = &node {
+            self.sync(&user, node, Reason::Fsync).await.or_errno("sync")?;
             let mut dynamic = node.dynamic.lock();
             dynamic.atime = dynamic.atime.filter(|_| atime.is_none());
             dynamic.mtime = dynamic.mtime.filter(|_| mtime.is_none());
@@ -384,9 +386,7 @@ impl<C: Cluster> Core<C> {
         if flags & libc::O_DIRECT != 0 && !appends {
             open_flags |= abi::FOPEN_PARALLEL_DIRECT_WRITES;
         }
-        if session.is_none() {
-            self.readers.opened(&node);
-        }
+        self.readers.handle_opened(&node);
         let fh = self.files.insert(FileHandle::new(node, self.user(cx), flags, session));
         Opened { fh, flags: open_flags, backing_id: 0 }
     }

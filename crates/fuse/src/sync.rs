@@ -8,6 +8,7 @@ use crate::handle::FileHandle;
 use crate::ids::to_ino;
 use crate::inode::Node;
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use valor_client::meta::FileChange;
 use valor_protocol::InodeId;
@@ -105,7 +106,7 @@ impl<C: Cluster> Core<C> {
     /// close(2) of a descriptor.
     pub(crate) async fn flush_handle(
         self: &Arc<Self>,
-        handle: &FileHandle,
+        handle: &Arc<FileHandle>,
         user: &UserInfo,
     ) -> Result<(), Errno> {
         if !handle.writes() {
@@ -115,8 +116,10 @@ impl<C: Cluster> Core<C> {
         self.flush(node).await;
         let config = self.configs.global();
         let unsynced = node.dynamic.lock().unsynced(true, false).is_some();
-        if unsynced && config.valor.close_on_flush {
+        // A removed file lives only by its sessions.
+        if unsynced && config.valor.close_on_flush && !node.removed.load(Ordering::Acquire) {
             let closed = self.close_session(handle, user).await;
+            self.protect_later(handle);
             handle.take_error()?;
             return closed.or_errno("close");
         }
@@ -144,6 +147,7 @@ impl<C: Cluster> Core<C> {
         };
         // Whether it succeeds or goes on in the background: the session is over.
         *held = None;
+        node.unprotected.fetch_add(1, Ordering::AcqRel);
         match self.cluster.close(user, node.id(), Some(session), change).await {
             Ok(inode) => {
                 if self.take_over(node, &inode, written, true) {
@@ -161,17 +165,19 @@ impl<C: Cluster> Core<C> {
     /// The last descriptor of an open file is gone. Nobody sees the result.
     pub(crate) async fn release_handle(self: &Arc<Self>, handle: &FileHandle) {
         let node = &handle.node;
-        if !handle.writes() {
-            self.reader_gone(handle);
-            return;
+        handle.released.store(true, Ordering::Release);
+        if handle.writes() {
+            // close(2) has flushed; this is for descriptors that died without one.
+            self.flush(node).await;
+            if handle.session.lock().await.is_some()
+                && let Err(status) = self.close_session(handle, &handle.user).await
+            {
+                tracing::warn!(inode = %node.id(), %status, "closing a file failed");
+            }
         }
-        // close(2) has flushed; this is for descriptors that died without one.
-        self.flush(node).await;
-        if handle.session.lock().await.is_some()
-            && let Err(status) = self.close_session(handle, &handle.user).await
-        {
-            tracing::warn!(inode = %node.id(), %status, "closing a file failed");
-        }
+        // Without a session by now, whatever it was.
+        node.unprotected.fetch_sub(1, Ordering::AcqRel);
+        self.handle_gone(handle);
     }
 
     /// Syncs everything that was written, for the end of the mount and syncfs(2).

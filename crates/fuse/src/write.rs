@@ -8,6 +8,7 @@ use crate::cluster::Cluster;
 use crate::core::Core;
 use crate::errno::{self, OrErrno};
 use crate::handle::FileHandle;
+use crate::ids::to_ino;
 use crate::inode::Node;
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -39,6 +40,19 @@ pub(crate) struct Incoming {
     pub(crate) append: bool,
 }
 
+/// Room a buffer begins with; it grows with what is written.
+const FIRST_ROOM: usize = 64 << 10;
+
+impl Buffer {
+    fn new(offset: u64, user: &UserInfo, append: Option<Uuid>) -> Self {
+        Buffer { offset, data: BytesMut::with_capacity(FIRST_ROOM), user: user.clone(), append }
+    }
+
+    fn end(&self) -> u64 {
+        self.offset + self.data.len() as u64
+    }
+}
+
 impl<C: Cluster> Core<C> {
     /// Takes bytes from a handle. Gives how many were taken.
     pub(crate) async fn write(
@@ -56,47 +70,72 @@ impl<C: Cluster> Core<C> {
         if incoming.direct || capacity == 0 {
             return self.write_through(node, &mut writer, incoming, append).await;
         }
-        let mut rest = incoming.data;
-        let mut offset = incoming.offset;
-        while !rest.is_empty() {
-            let continues = writer.as_ref().is_some_and(|b| {
-                b.append == append && (append.is_some() || b.offset + b.data.len() as u64 == offset)
-            });
-            if !continues {
-                self.send_buffer(node, &mut writer).await?;
-            }
-            // Buffers end at multiples of their size, so that they meet the kernel's requests and chunk boundaries.
-            let end = writer.as_ref().map_or(offset, |b| b.offset + b.data.len() as u64);
-            let room = capacity - (end % capacity as u64) as usize;
-            let part = rest.split_to(room.min(rest.len()));
-            offset += part.len() as u64;
-            if writer.is_none() && part.len() == capacity && append.is_none() {
-                node.dynamic.lock().accept(end + part.len() as u64);
-                self.send(node, incoming.user.clone(), end, part).await;
-                continue;
-            }
-            let buffer = writer.get_or_insert_with(|| Buffer {
-                offset: end,
-                data: BytesMut::with_capacity(capacity.min(part.len().max(64 << 10))),
-                user: incoming.user.clone(),
-                append,
-            });
-            buffer.data.extend_from_slice(&part);
-            let range = buffer.offset..buffer.offset + buffer.data.len() as u64;
-            if append.is_none() {
-                node.dynamic.lock().accept(range.end);
-            }
-            let full = range.end % capacity as u64 == 0;
-            // The end of an append is not known: any read may ask for it.
-            node.pipeline.set_buffered(Some(if append.is_some() { 0..u64::MAX } else { range }));
-            if full {
-                self.send_buffer(node, &mut writer).await?;
-            }
+        match append {
+            Some(session) => self.collect_append(node, &mut writer, incoming, session, capacity).await?,
+            None => self.collect(node, &mut writer, incoming, capacity).await?,
         }
         if writer.is_some() {
             self.mark_dirty(node.id());
         }
         Ok(size)
+    }
+
+    /// Adds bytes to the buffer, sending it whenever it is full.
+    async fn collect(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        writer: &mut Option<Buffer>,
+        incoming: Incoming,
+        capacity: usize,
+    ) -> Result<(), Errno> {
+        let Incoming { user, mut offset, data: mut rest, .. } = incoming;
+        while !rest.is_empty() {
+            if writer.as_ref().is_some_and(|buffer| buffer.append.is_some() || buffer.end() != offset) {
+                self.send_buffer(node, writer).await?;
+            }
+            // Buffers end at multiples of their size, so that they meet the kernel's requests and chunk boundaries.
+            let room = capacity - (offset % capacity as u64) as usize;
+            let part = rest.split_to(room.min(rest.len()));
+            let end = offset + part.len() as u64;
+            node.dynamic.lock().accept(end);
+            if writer.is_none() && part.len() == capacity {
+                self.send(node, user.clone(), offset, part).await;
+            } else {
+                let buffer = writer.get_or_insert_with(|| Buffer::new(offset, &user, None));
+                buffer.data.extend_from_slice(&part);
+                node.pipeline.set_buffered(Some(buffer.offset..end));
+                if end % capacity as u64 == 0 {
+                    self.send_buffer(node, writer).await?;
+                }
+            }
+            offset = end;
+        }
+        Ok(())
+    }
+
+    /// Adds an append to the buffer. It stays in one piece, so that no other client's append comes between its bytes.
+    async fn collect_append(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        writer: &mut Option<Buffer>,
+        incoming: Incoming,
+        session: Uuid,
+        capacity: usize,
+    ) -> Result<(), Errno> {
+        let Incoming { user, offset, data, .. } = incoming;
+        let fits =
+            |buffer: &Buffer| buffer.append == Some(session) && buffer.data.len() + data.len() <= capacity;
+        if !writer.as_ref().is_some_and(fits) {
+            self.send_buffer(node, writer).await?;
+        }
+        let buffer = writer.get_or_insert_with(|| Buffer::new(offset, &user, Some(session)));
+        buffer.data.extend_from_slice(&data);
+        // The end of the file is not known before an offset is reserved: any read may ask for it.
+        node.pipeline.set_buffered(Some(0..u64::MAX));
+        if buffer.data.len() >= capacity {
+            self.send_buffer(node, writer).await?;
+        }
+        Ok(())
     }
 
     /// Writes at once and waits for it. May take less than was given.
@@ -122,7 +161,8 @@ impl<C: Cluster> Core<C> {
         Ok(written as u32)
     }
 
-    /// The handle's session, opened again if close(2) of another descriptor has ended it.
+    /// The handle's session, opened again if close(2) of another descriptor has ended it. Writing goes on without one
+    /// if that is refused, since permissions were checked when the handle was opened and may have changed.
     async fn session_for_write(&self, handle: &FileHandle) -> Result<Option<Uuid>, Errno> {
         if !handle.writes() {
             return Err(Errno::EBADF);
@@ -131,9 +171,16 @@ impl<C: Cluster> Core<C> {
         if session.is_none() {
             let new = self.new_session();
             let flags = OpenFlags(handle.flags & libc::O_ACCMODE);
-            let inode = self.cluster.open(&handle.user, handle.node.id(), Some(new), flags).await;
-            handle.node.refresh(&inode.or_errno("open")?);
-            *session = Some(new);
+            match self.cluster.open(&handle.user, handle.node.id(), Some(new), flags).await {
+                Ok(inode) => {
+                    handle.node.refresh(&inode);
+                    *session = Some(new);
+                    handle.node.unprotected.fetch_sub(1, Ordering::AcqRel);
+                }
+                Err(status) => {
+                    tracing::debug!(inode = %handle.node.id(), %status, "no session for a late write")
+                }
+            }
         }
         Ok(*session)
     }
@@ -155,8 +202,8 @@ impl<C: Cluster> Core<C> {
                 if append.is_some() {
                     node.dynamic.lock().accept(at + data.len() as u64);
                     if at != offset {
-                        // The kernel took the file's end from its own, older knowledge.
-                        self.notifier().inval_attr(crate::ids::to_ino(node.id())).detach();
+                        // The kernel took the file's end from its own, older knowledge, and may have cached bytes there.
+                        self.notifier().inval_inode(to_ino(node.id()), 0, 0).detach();
                     }
                 }
                 self.send(node, user, at, data.freeze()).await;

@@ -37,24 +37,9 @@ fn real_tree_survives_kill_of_every_process() {
 
 /// Every entry with mode, size, whole-second modification time and link target.
 fn listing(root: &Path) -> Vec<String> {
-    let text = run(
-        "find",
-        &[
-            text(root),
-            "-printf",
-            "%P %m %y %Ts %l ",
-            "(",
-            "-type",
-            "f",
-            "-printf",
-            "%s",
-            ")",
-            "-o",
-            "-true",
-            "-printf",
-            "\n",
-        ],
-    );
+    let rules =
+        ["(", "-type", "d", "-printf", "%P %m %y %Ts\n", ")", "-o", "-printf", "%P %m %y %Ts %s %l\n"];
+    let text = run("find", &[&[text(root)], &rules[..]].concat());
     let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
     lines.sort();
     lines

@@ -98,7 +98,7 @@ fn sequential_writes_go_behind_the_writers_back() {
     // Room for 8 MiB on the way: this much is taken although storage does not answer.
     let data = pattern(7 << 20, 0);
     file.write_all_at(&data, 0).unwrap();
-    assert_eq!(m.services.storage.writes.load(Ordering::Relaxed), 7);
+    eventually("the writes", || m.services.storage.writes.load(Ordering::Relaxed) == 7);
     let path = m.path("f");
     let rest = std::thread::spawn(move || rw(path).write_all_at(&pattern(4 << 20, 1), 7 << 20));
     eventually("the limit", || m.services.storage.writes.load(Ordering::Relaxed) == 8);

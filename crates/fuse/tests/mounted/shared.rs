@@ -27,14 +27,14 @@ fn closed_files_are_seen_by_others() {
 }
 
 /// Appends numbered records of changing length from many threads and checks that each is there once, in one piece.
-fn appends(mounts: &[&harness::Mount], per_thread: usize, sync: bool) {
+fn appends(mounts: &[&harness::Mount], per_thread: usize, scale: usize, sync: bool) {
     File::create(mounts[0].path("log")).unwrap();
     std::thread::scope(|scope| {
         for (t, mount) in mounts.iter().enumerate().flat_map(|(i, m)| [(2 * i, m), (2 * i + 1, m)]) {
             scope.spawn(move || {
                 let mut file = OpenOptions::new().append(true).open(mount.path("log")).unwrap();
                 for i in 0..per_thread {
-                    let record = format!("<{t}:{i}:{}>\n", "x".repeat((i * 37 + t) % 200));
+                    let record = format!("<{t}:{i}:{}>\n", "x".repeat((i * 37 + t) % 200 * scale));
                     assert_eq!(file.write(record.as_bytes()).unwrap(), record.len());
                     if sync {
                         file.sync_all().unwrap();
@@ -51,7 +51,7 @@ fn appends(mounts: &[&harness::Mount], per_thread: usize, sync: bool) {
         let mut parts = record.unwrap_or_else(|| panic!("torn record {line:?}")).split(':');
         let (t, i): (usize, usize) =
             (parts.next().unwrap().parse().unwrap(), parts.next().unwrap().parse().unwrap());
-        assert_eq!(parts.next().unwrap().len(), (i * 37 + t) % 200);
+        assert_eq!(parts.next().unwrap().len(), (i * 37 + t) % 200 * scale);
         assert_eq!(seen[t], i, "records of one writer stay in order");
         seen[t] += 1;
         total += 1;
@@ -66,9 +66,11 @@ fn appends_from_two_mounts_never_overwrite() {
     }
     let services = Services::start();
     let (a, b) = (harness::on(services.clone(), 1, uncached()), harness::on(services, 2, uncached()));
-    appends(&[&a, &b], 200, false);
+    appends(&[&a, &b], 200, 1, false);
     fs::remove_file(a.path("log")).unwrap();
-    appends(&[&a, &b], 50, true);
+    appends(&[&a, &b], 40, 4000, false);
+    fs::remove_file(a.path("log")).unwrap();
+    appends(&[&a, &b], 50, 1, true);
     assert!(a.called("reserve_append") > 0 && b.called("reserve_append") > 0);
     a.close();
     b.close();
@@ -109,6 +111,39 @@ fn a_reader_keeps_a_removed_files_data() {
     fs::write(m.path("g"), b"x").unwrap();
     fs::remove_file(m.path("g")).unwrap();
     assert_eq!(m.called("hold"), 1, "files that nobody reads are not held");
+    m.close();
+}
+
+#[test]
+fn a_writer_keeps_a_removed_files_data_after_an_early_close() {
+    if !can_mount() {
+        return;
+    }
+    let m = harness::new();
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(m.path("f")).unwrap();
+    file.write_all_at(b"before", 0).unwrap();
+    // What a child process does to a file it inherited.
+    drop(file.try_clone().unwrap());
+    assert_eq!(m.called("close"), 1);
+    fs::remove_file(m.path("f")).unwrap();
+    assert_eq!(m.called("hold"), 1, "the session is over, so the removal makes one");
+    file.write_all_at(b"after!", 0).unwrap();
+    drop(file.try_clone().unwrap());
+    assert_eq!(m.called("close"), 1, "a removed file keeps its session");
+    let mut text = [0; 6];
+    file.read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(&text, b"after!");
+    drop(file);
+    harness::eventually("the hold to end", || m.called("close_later") == 1);
+    // A handle that lives on is protected before anybody removes the name.
+    let file = File::create(m.path("g")).unwrap();
+    file.write_all_at(b"x", 0).unwrap();
+    drop(file.try_clone().unwrap());
+    harness::eventually("a new session", || m.called("hold") == 2);
+    let before = m.called("close");
+    drop(file);
+    harness::eventually("its end", || m.called("close") > before);
     m.close();
 }
 
