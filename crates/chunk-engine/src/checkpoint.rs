@@ -105,6 +105,12 @@ pub(crate) async fn write(place: &Place, header: Header, state: &Mutex<State>) -
     Ok(offset + footer.len() as u64)
 }
 
+/// Removes what was written of a checkpoint that is not to be.
+pub(crate) async fn forget(place: &Place) {
+    // Missing or not, the next one is written over it.
+    let _ = place.disk.remove_file(&temporary(&place.dir)).await;
+}
+
 /// Gives the checkpoint written last its name.
 pub(crate) async fn publish(place: &Place, number: u64) -> Result<()> {
     let (from, to) = (temporary(&place.dir), path(&place.dir, number));

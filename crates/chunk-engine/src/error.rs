@@ -119,6 +119,11 @@ pub(crate) fn io_error(op: &'static str, file: &Path, error: io::Error) -> Engin
     }
 }
 
+/// A failed sync. What was written may or may not be on disk, whatever the reason.
+pub(crate) fn sync_error(file: &Path, error: io::Error) -> EngineError {
+    EngineError::Io { op: "sync", file: file.into(), source: Arc::new(error) }
+}
+
 fn of(chunk: &Option<ChunkId>) -> String {
     chunk.as_ref().map(|c| format!(" (chunk {c})")).unwrap_or_default()
 }

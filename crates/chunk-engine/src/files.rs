@@ -13,7 +13,7 @@ use valor_env::buffer::PooledBuf;
 use valor_env::disk::{Disk, DiskFile, IoFuture, OpenOptions};
 
 use crate::codec::{Fields, Malformed, Put};
-use crate::error::{EngineError, Result, io_error};
+use crate::error::{EngineError, Result, io_error, sync_error};
 use crate::geometry::{BLOCK, CLASSES, FILE_HEADER, FILES_PER_CLASS, Slot, capacity, stride};
 use crate::log::{FORMAT_VERSION, seal, unseal};
 use crate::signal::Signal;
@@ -206,7 +206,7 @@ impl DataFile {
             if self.dirty.swap(false, Ordering::AcqRel)
                 && let Err(e) = self.file.sync_data().await
             {
-                let error = self.failed.get_or_init(|| io_error("sync", &self.path, e));
+                let error = self.failed.get_or_init(|| sync_error(&self.path, e));
                 return Err(error.clone());
             }
             running.done = Some(number);

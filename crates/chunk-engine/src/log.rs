@@ -19,7 +19,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use valor_env::disk::Disk;
 
-use crate::error::{EngineError, Result, io_error};
+use crate::error::{EngineError, Result, io_error, sync_error};
 use crate::options::SyncMode;
 use crate::record::Record;
 use crate::signal::Signal;
@@ -365,7 +365,7 @@ impl Log {
 
     async fn sync_segment(&self, segment: &Segment) -> Result<()> {
         segment.file.sync_data().await.map_err(|e| {
-            let error = io_error("sync", &segment.path, e);
+            let error = sync_error(&segment.path, e);
             self.stop(&error);
             error
         })
@@ -384,7 +384,7 @@ impl Log {
             (segments, end, std::mem::take(&mut shared.new_names))
         };
         if new_names && let Err(e) = self.place.disk.sync_dir(&self.place.dir).await {
-            let error = io_error("sync", &self.place.dir, e);
+            let error = sync_error(&self.place.dir, e);
             self.stop(&error);
             return Err(error);
         }

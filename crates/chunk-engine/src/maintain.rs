@@ -145,22 +145,26 @@ impl Engine {
     }
 
     async fn perform(&self, task: Task) -> Result<()> {
+        match self.try_perform(&task).await {
+            // The space that freed slots take may be enough.
+            Err(EngineError::NoSpace(_)) if self.give_space_back(0).await? => self.try_perform(&task).await,
+            result => result,
+        }
+    }
+
+    async fn try_perform(&self, task: &Task) -> Result<()> {
         match task {
             Task::Fold(ids) => {
                 let folded = self.fold(ids.clone()).await;
                 if folded.is_err() {
                     let mut state = self.state.lock();
-                    ids.into_iter().rev().for_each(|id| state.patched.push_front(id));
+                    ids.iter().rev().for_each(|id| state.patched.push_front(id.clone()));
                 }
                 folded
             }
             Task::Checkpoint => self.write_checkpoint().await,
             Task::Retire(numbers) => self.retire(numbers).await,
-            Task::NextSegment => match self.log.make_next().await {
-                // The space that freed slots take may be enough.
-                Err(EngineError::NoSpace(_)) if self.give_space_back(0).await? => self.log.make_next().await,
-                result => result,
-            },
+            Task::NextSegment => self.log.make_next().await,
             Task::GiveBack => self.give_space_back(self.options.reusable_bytes_max).await.map(|_| ()),
         }
     }
@@ -173,7 +177,11 @@ impl Engine {
         };
         let header = Header { number, from, boot_id: self.boot_id, opens: self.opens };
         // In this order: what the checkpoint refers to, then the log it continues, then its name.
-        let len = checkpoint::write(&self.place, header, &self.state).await?;
+        let written = checkpoint::write(&self.place, header, &self.state).await;
+        if written.is_err() {
+            checkpoint::forget(&self.place).await;
+        }
+        let len = written?;
         self.files.sync_all().await.inspect_err(|error| self.log.stop(error))?;
         self.log.sync().await?;
         checkpoint::publish(&self.place, number).await?;
@@ -192,7 +200,7 @@ impl Engine {
     }
 
     /// Removes log segments that no patch needs, when the records that say so are durable and nobody reads them.
-    async fn retire(&self, numbers: Vec<u32>) -> Result<()> {
+    async fn retire(&self, numbers: &[u32]) -> Result<()> {
         let new: Vec<u32> = {
             let mut checkpoints = self.checkpoints.lock();
             let known = |number: &u32| checkpoints.retiring.iter().any(|(_, retiring)| retiring == number);

@@ -83,6 +83,7 @@ impl Engine {
     pub async fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Arc<Engine>> {
         let place = place(Arc::clone(&disk), dir, &options);
         check_marker(&place).await?;
+        checkpoint::forget(&place).await;
         let (loaded, checkpoints, mut state, stale) = load_checkpoint(&place).await?;
         let known = Known {
             from: loaded.header.from,
