@@ -104,7 +104,7 @@ impl<C: Cluster> Core<C> {
                 let buffer = writer.get_or_insert_with(|| Buffer::new(offset, &user, None));
                 buffer.data.extend_from_slice(&part);
                 node.pipeline.set_buffered(Some(buffer.offset..end));
-                if end % capacity as u64 == 0 {
+                if end.is_multiple_of(capacity as u64) {
                     self.send_buffer(node, writer).await?;
                 }
             }

@@ -11,11 +11,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+/// A test in a directory of its own.
+type Test = fn(&Path);
+
 /// The tests share a cluster, since starting one takes longer than each of them.
 #[test]
 fn promises_hold_on_a_mount() {
     let mut cluster = Cluster::start(&["--chunk-size", "256KB"]);
-    let tests: &[(&str, fn(&Path))] = &[
+    let tests: &[(&str, Test)] = &[
         ("names", names),
         ("readdir", readdir_lists_everything_with_dots),
         ("links", links),

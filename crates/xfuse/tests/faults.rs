@@ -241,6 +241,40 @@ fn notifications() {
     assert_eq!(errno(gone), Some(libc::ENOTCONN));
 }
 
+#[test]
+fn the_helper_program_mounts_and_unmounts() {
+    let helper = Path::new("/usr/bin/fusermount3");
+    if !can_mount() || !helper.exists() {
+        eprintln!("skipped: needs fusermount3");
+        return;
+    }
+    for auto_unmount in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = MountOptions {
+            fsname: "xfuse,comma".into(),
+            subtype: Some("xfuse".into()),
+            method: MountMethod::Helper,
+            auto_unmount,
+            ..Default::default()
+        };
+        let session = Session::builder(MemFs::new(Options::default()))
+            .mount_options(options)
+            .mount(dir.path())
+            .unwrap();
+        let table = xfuse::mount::mounts().unwrap();
+        let entry = table.iter().find(|entry| entry.mount_point == dir.path()).unwrap();
+        assert_eq!((entry.fstype.as_str(), entry.source.to_str()), ("fuse.xfuse", Some("xfuse,comma")));
+        fs::write(dir.path().join("f"), b"x").unwrap();
+        session.unmount().unwrap();
+        eventually("the end of the session", || session.is_ended());
+        session.wait();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let options = MountOptions { method: MountMethod::Helper, fsname: "\n".into(), ..Default::default() };
+    let missing = dir.path().join("missing");
+    assert!(Session::builder(Faulty::default()).mount_options(options).mount(missing).is_err());
+}
+
 const CHILD: &str = "XFUSE_TEST_DAEMON";
 
 /// Not a test by itself: the daemon of the next one, in a process of its own.

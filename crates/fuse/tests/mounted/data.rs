@@ -87,6 +87,23 @@ fn direct_io_and_small_writes() {
     m.close();
 }
 
+/// Makes writes wait. Let go even if the test fails: closing a file would wait for ever, in the kernel, for this very
+/// process.
+struct Hold<'a>(&'a harness::Mount);
+
+impl<'a> Hold<'a> {
+    fn new(mount: &'a harness::Mount) -> Self {
+        mount.services.storage.held.send_replace(true);
+        Hold(mount)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.services.storage.held.send_replace(false);
+    }
+}
+
 #[test]
 fn sequential_writes_go_behind_the_writers_back() {
     if !can_mount() {
@@ -94,7 +111,7 @@ fn sequential_writes_go_behind_the_writers_back() {
     }
     let m = harness::new();
     let file = rw(m.path("f"));
-    m.services.storage.held.send_replace(true);
+    let hold = Hold::new(&m);
     // Room for 8 MiB on the way: this much is taken although storage does not answer.
     let data = pattern(7 << 20, 0);
     file.write_all_at(&data, 0).unwrap();
@@ -104,7 +121,7 @@ fn sequential_writes_go_behind_the_writers_back() {
     eventually("the limit", || m.services.storage.writes.load(Ordering::Relaxed) == 8);
     std::thread::sleep(std::time::Duration::from_millis(50));
     assert!(!rest.is_finished() && m.services.storage.writes.load(Ordering::Relaxed) == 8, "bounded");
-    m.services.storage.held.send_replace(false);
+    drop(hold);
     rest.join().unwrap().unwrap();
     file.sync_all().unwrap();
     drop(file);

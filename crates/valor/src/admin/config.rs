@@ -9,6 +9,7 @@ use valor_protocol::core;
 use valor_protocol::mgmtd::{self, NodeType, methods};
 
 #[derive(clap::Subcommand, Debug)]
+#[expect(clippy::enum_variant_names, reason = "the names of 3FS's commands")]
 pub enum Command {
     /// A stored configuration (-t), or the running one of a process (-n or -a); -l lists stored versions.
     GetConfig {

@@ -10,6 +10,7 @@ use valor_user::{NewUser, Ttls, UserStore};
 use valor_wire::Status;
 
 #[derive(clap::Subcommand, Debug)]
+#[expect(clippy::enum_variant_names, reason = "the names of 3FS's commands")]
 pub enum Command {
     /// Add a user and print its token; the first one must be an administrator.
     UserAdd {

@@ -180,12 +180,12 @@ impl Process {
             let text =
                 std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             live.apply(&text, &path.display().to_string()).map_err(|error| error.to_string())?;
-        } else if let (Some(kind), true) = (remote, self.takes_pushed_config()) {
-            if let Some(config) = self.fetch_config(kind).await? {
-                let origin =
-                    format!("configuration {} version {} from mgmtd", kind.name(), config.config_version);
-                live.apply(&config.content, &origin).map_err(|error| error.to_string())?;
-            }
+        } else if let (Some(kind), true) = (remote, self.takes_pushed_config())
+            && let Some(config) = self.fetch_config(kind).await?
+        {
+            let origin =
+                format!("configuration {} version {} from mgmtd", kind.name(), config.config_version);
+            live.apply(&config.content, &origin).map_err(|error| error.to_string())?;
         }
         overrides::apply(&live, &self.overrides.main, "config").map_err(|error| error.to_string())?;
         if !self.takes_pushed_config() {

@@ -50,9 +50,7 @@ impl Bootstrap {
         self.wait_for("starting the servers", deadline, |routing| {
             let missing: Vec<_> = wanted
                 .iter()
-                .filter(|id| {
-                    !routing.nodes.get(id).is_some_and(|n| n.status == NodeStatus::HeartbeatConnected)
-                })
+                .filter(|id| routing.nodes.get(id).is_none_or(|n| n.status != NodeStatus::HeartbeatConnected))
                 .collect();
             if missing.is_empty() { Ok(()) } else { Err(format!("no heartbeat yet from nodes {missing:?}")) }
         })

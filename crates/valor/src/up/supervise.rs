@@ -61,14 +61,6 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Names and process ids of what runs now.
-    pub fn pids(&self) -> Vec<(String, Option<u32>)> {
-        self.running
-            .iter()
-            .map(|running| (running.program.name.clone(), running.child.as_ref().and_then(Child::id)))
-            .collect()
-    }
-
     /// The first program that is not running, with the end of what it printed: for errors at start.
     pub fn first_dead(&mut self) -> Option<(String, String)> {
         self.reap();

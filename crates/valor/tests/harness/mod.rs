@@ -110,10 +110,11 @@ impl Cluster {
         let mut up = self.up.take().expect("was up");
         let processes = self.processes();
         assert!(processes.len() >= 5, "{processes:?}");
+        // The mount first: once its supervisor is gone the kernel asks it to end, and it would unmount in order.
+        let (mounts, servers): (Vec<_>, Vec<_>) = processes.iter().partition(|(kind, _)| kind == "mount");
+        mounts.iter().for_each(|(_, pid)| kill(*pid));
         kill(up.child.id().cast_signed());
-        for (_, pid) in &processes {
-            kill(*pid);
-        }
+        servers.iter().for_each(|(_, pid)| kill(*pid));
         up.child.wait().expect("wait for valor up");
         wait_until("all processes to be gone", || self.processes().is_empty());
     }
