@@ -49,6 +49,8 @@ pub struct Engine {
     pub(crate) tables: Tables,
     pub(crate) orphans: Orphans,
     pub(crate) checkpoints: Mutex<Checkpoints>,
+    /// Told when a checkpoint was written.
+    pub(crate) checkpointed: Signal,
     pub(crate) space_left: Mutex<SpaceLeft>,
     /// Told when there may be background work.
     pub(crate) work: Arc<Signal>,

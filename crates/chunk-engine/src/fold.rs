@@ -103,6 +103,7 @@ impl Engine {
         let Folding { id, view, .. } = folding;
         let end = blocks(view.content.len as usize);
         let mut block = 0;
+        let mut folded: Vec<(usize, u32)> = Vec::new();
         while block < end {
             let Some(patch) = view.patch(block) else {
                 // Jump to the next patch.
@@ -116,15 +117,18 @@ impl Engine {
             let same = |b: &usize| view.patch(*b).is_some_and(|p| std::mem::discriminant(&p.source) == kind);
             let run_end = (block..limit).find(|b| !same(b)).unwrap_or(limit);
             let run = block..run_end;
-            let crcs = match patch.source {
+            let crcs: Vec<u32> = match patch.source {
                 Source::Base { .. } => {
                     run.clone().map(|b| view.patch(b).map_or(0, |p| p.block_crc(b))).collect()
                 }
                 Source::Zero { .. } => self.fold_zeros(file, view, run.clone()).await?,
                 Source::Log { .. } => self.fold_logged(file, id, view, run.clone()).await?,
             };
-            self.write_entries(file, view, run, &crcs).await?;
+            folded.extend(run.zip(crcs));
             block = run_end;
+        }
+        for page in folded.chunk_by(|a, b| a.0 / ENTRIES_PER_PAGE == b.0 / ENTRIES_PER_PAGE) {
+            self.write_entries(file, view, page).await?;
         }
         Ok(())
     }
@@ -153,28 +157,18 @@ impl Engine {
         Ok(span.crcs)
     }
 
-    /// Sets the table entries of blocks. Nobody else writes the table of a slot whose chunk is being folded.
-    async fn write_entries(
-        &self,
-        file: &DataFile,
-        view: &View,
-        run: Range<usize>,
-        crcs: &[u32],
-    ) -> Result<()> {
-        for number in tables::pages(run.start, run.end) {
-            // From disk: what readers cached meanwhile may be older than the last fold.
-            let old = file.read(view.at.slot.table_page(number), BLOCK).finish().await?;
-            let mut entries = tables::decode(&old, view.at).to_vec();
-            for (block, crc) in run.clone().zip(crcs) {
-                if block / ENTRIES_PER_PAGE == number
-                    && let Some(entry) = entries.get_mut(block % ENTRIES_PER_PAGE)
-                {
-                    *entry = *crc;
-                }
+    /// Sets table entries, all in one page. Nobody else writes the table of a slot whose chunk is being folded.
+    async fn write_entries(&self, file: &DataFile, view: &View, changed: &[(usize, u32)]) -> Result<()> {
+        let Some(number) = changed.first().map(|(block, _)| block / ENTRIES_PER_PAGE) else { return Ok(()) };
+        // From disk: what readers cached meanwhile may be older than the last fold.
+        let old = file.read(view.at.slot.table_page(number), BLOCK).finish().await?;
+        let mut entries = tables::decode(&old, view.at).to_vec();
+        for (block, crc) in changed {
+            if let Some(entry) = entries.get_mut(block % ENTRIES_PER_PAGE) {
+                *entry = *crc;
             }
-            let page: Bytes = tables::encode(&entries, view.at);
-            file.write(view.at.slot.table_page(number), &[page]).await?;
         }
-        Ok(())
+        let page: Bytes = tables::encode(&entries, view.at);
+        file.write(view.at.slot.table_page(number), &[page]).await
     }
 }

@@ -25,6 +25,18 @@ pub(crate) struct Checkpoints {
     pub(crate) previous: Option<Header>,
     /// Log segments without patches in use: removed when everybody who may read them is done.
     pub(crate) retiring: Vec<(u64, u32)>,
+    /// One is being written.
+    pub(crate) writing: bool,
+}
+
+/// Ends the writing of a checkpoint, also when its caller goes away.
+struct Writing<'a>(&'a Engine);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.checkpoints.lock().writing = false;
+        self.0.checkpointed.notify();
+    }
 }
 
 impl Checkpoints {
@@ -169,8 +181,14 @@ impl Engine {
         }
     }
 
-    /// Writes a checkpoint and removes the one before the last.
+    /// Writes a checkpoint and removes the one before the last. One at a time.
     pub(crate) async fn write_checkpoint(&self) -> Result<()> {
+        let begin = || {
+            let mut checkpoints = self.checkpoints.lock();
+            (!std::mem::replace(&mut checkpoints.writing, true)).then_some(())
+        };
+        self.checkpointed.wait(begin).await;
+        let _writing = Writing(self);
         let (number, from) = {
             let number = self.checkpoints.lock().latest.map_or(0, |header| header.number) + 1;
             (number, self.state.lock().applied)

@@ -128,6 +128,7 @@ impl Engine {
             state: Mutex::new(state),
             orphans: Default::default(),
             checkpoints: Mutex::new(checkpoints),
+            checkpointed: Signal::default(),
             space_left: Mutex::new(SpaceLeft::default()),
             work,
             boot_id: disk.boot_id(),

@@ -72,7 +72,7 @@ impl Blocks {
 
     /// Checksum of the last block if that is not full.
     pub(crate) fn tail_crc(&self) -> u32 {
-        if self.len % BLOCK == 0 { 0 } else { self.crcs.last().copied().unwrap_or_default() }
+        if self.len.is_multiple_of(BLOCK) { 0 } else { self.crcs.last().copied().unwrap_or_default() }
     }
 }
 

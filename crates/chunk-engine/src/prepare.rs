@@ -258,7 +258,7 @@ impl Engine {
                 .plan_fresh(chunk_size, Blocks::new(0, data, parts, Bytes::new(), Bytes::new()))
                 .await;
         }
-        let tail_in_slot = old % BLOCK == 0
+        let tail_in_slot = old.is_multiple_of(BLOCK)
             || view.patch(old / BLOCK).is_none_or(|patch| matches!(patch.source, Source::Base { .. }));
         let through_log = self.options.sync == SyncMode::Always && len <= self.options.logged_append_max;
         if offset == old && before.in_place && tail_in_slot && !through_log {
@@ -320,11 +320,11 @@ impl Engine {
         let old = view.content.len as usize;
         let new = old + len;
         let (mut crcs, whole, last_len) = (parts.crcs.clone(), parts.whole, parts.last_len());
-        if old % BLOCK != 0 {
+        if !old.is_multiple_of(BLOCK) {
             let first_len = if crcs.len() > 1 { BLOCK - old % BLOCK } else { last_len };
             crcs[0] = crc::combine(view.content.tail_crc, crcs[0], first_len);
         }
-        let tail_crc = if new % BLOCK == 0 { 0 } else { crcs.pop().unwrap_or_default() };
+        let tail_crc = if new.is_multiple_of(BLOCK) { 0 } else { crcs.pop().unwrap_or_default() };
         let patches = if crcs.is_empty() {
             Vec::new()
         } else {
@@ -425,7 +425,7 @@ impl Overlay {
             let end = old.next_multiple_of(BLOCK).min(len);
             let crc = crc::combine(self.content.tail_crc, crc::zeros(end - old), end - old);
             self.log(old / BLOCK, vec![tail, zeros(end - old)], within + end - old, &[crc]);
-            if end == len && len % BLOCK != 0 {
+            if end == len && !len.is_multiple_of(BLOCK) {
                 tail_crc = crc;
             }
         }

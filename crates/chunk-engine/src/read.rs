@@ -397,7 +397,9 @@ impl<'a> Base<'a> {
             wanted = hull(range.clone().filter(in_slot));
             listed = hull(range.clone().filter(|block| view.patch(*block).is_none()));
         }
-        if view.content.len as usize % BLOCK != 0 && listed.end == blocks(view.content.len as usize) {
+        if !(view.content.len as usize).is_multiple_of(BLOCK)
+            && listed.end == blocks(view.content.len as usize)
+        {
             // The last block's checksum is with the version.
             listed.end -= usize::from(listed.end > listed.start);
         }

@@ -334,3 +334,38 @@ async fn concurrent_updates_survive_crashes() {
         concurrent(seed, small(SyncMode::Always), After::PowerLoss(0.0)).await;
     }
 }
+
+/// A checkpoint is written while chunks change, and refers to nothing that a power loss can take back: the engine
+/// opens whatever was lost.
+#[tokio::test]
+async fn checkpoints_during_updates_do_not_outlive_the_log() {
+    for seed in seeds(1, 60) {
+        let disk = MemoryDisk::new(seed);
+        let options = small(SyncMode::Process);
+        let engine = create(disk.handle(), options.clone()).await.unwrap();
+        disk.set_polls(6);
+        disk.set_write_back(0.05);
+        disk.stop_at(disk.counts().changes + 20 + seed * 7);
+        let ledger = Ledger::default();
+        let tasks: Vec<_> = (0..6)
+            .map(|id| tokio::spawn(update_one(engine.clone(), disk.clone(), id, seed, 100, ledger.clone())))
+            .collect();
+        while !disk.stopped() && tasks.iter().any(|task| !task.is_finished()) {
+            let settled = engine.settle().await;
+            assert!(settled.is_ok() || disk.stopped(), "seed {seed}: {settled:?}");
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        disk.set_polls(0);
+        disk.lose_power(if seed % 2 == 0 { 0.0 } else { 0.5 });
+        let engine = open(disk.handle(), options).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        for meta in engine.all_metas() {
+            let scrubbed = engine.scrub(meta.id.as_bytes()).await;
+            assert!(
+                matches!(scrubbed, Ok(()) | Err(EngineError::Corrupt { .. })),
+                "seed {seed}: {scrubbed:?}"
+            );
+        }
+    }
+}
