@@ -92,6 +92,9 @@ impl DiskFile for CountingFile {
     fn allocate(&self, offset: u64, len: u64) -> IoFuture<()> {
         self.file.allocate(offset, len)
     }
+    fn zero_range(&self, offset: u64, len: u64) -> IoFuture<()> {
+        self.file.zero_range(offset, len)
+    }
     fn punch_hole(&self, offset: u64, len: u64) -> IoFuture<()> {
         self.file.punch_hole(offset, len)
     }

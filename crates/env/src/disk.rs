@@ -143,6 +143,9 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Reserves space for a range so that writing it cannot fail for lack of space; the file grows to its end, if
     /// need be. `Unsupported` where the file system cannot.
     fn allocate(&self, offset: u64, len: u64) -> IoFuture<()>;
+    /// Makes a range read as zeros and keeps its space, reserving what is missing. Unlike after a write of zeros, pages
+    /// of the range can be written in part without being read first. `Unsupported` where the file system cannot.
+    fn zero_range(&self, offset: u64, len: u64) -> IoFuture<()>;
     /// Gives the space of a range back; it reads as zeros. `Unsupported` where the file system cannot.
     fn punch_hole(&self, offset: u64, len: u64) -> IoFuture<()>;
 }

@@ -84,6 +84,10 @@ async fn lengths_holes_and_reserved_space() {
         file.punch_hole(4096, 8192).await.unwrap();
         let expected = [vec![1; 4096], vec![0; 8192], vec![1; 4096]].concat();
         assert_eq!(read(&file, 0, 20_000).await, expected);
+        if file.zero_range(0, 100).await.is_ok() {
+            assert_eq!(read(&file, 99, 2).await, [0, 1]);
+            file.write_at(0, &[piece(1, 100)]).await.unwrap();
+        }
         file.set_len(100).await.unwrap();
         file.set_len(5000).await.unwrap();
         assert_eq!(read(&file, 99, 10_000).await, [vec![1], vec![0; 4900]].concat());

@@ -77,7 +77,10 @@ impl Segment {
         let path = segment_path(&place.dir, number);
         let failed = |e| io_error("reuse", spare, e);
         let file = place.disk.open(spare, OpenOptions::WRITE).await.map_err(failed)?;
-        reserve(&*file, size).await.map_err(failed)?;
+        // Appending to pages with old contents would read them first; that is all this is for.
+        if file.zero_range(0, size.into()).await.is_err() {
+            reserve(&*file, size).await.map_err(failed)?;
+        }
         let header = frame::segment_header(place.target_id, number, size);
         file.write_at(0, &[header]).await.map_err(failed)?;
         if place.durable {

@@ -503,6 +503,19 @@ impl DiskFile for MemoryFile {
         })
     }
 
+    fn zero_range(&self, offset: u64, len: u64) -> IoFuture<()> {
+        self.perform(move |state, id, path| {
+            if state.change(OpKind::Resize, path)? {
+                return Err(faults::stopped());
+            }
+            let room = state.room();
+            match state.inode(id)?.zero_range(offset, len, room) {
+                true => Ok(()),
+                false => Err(io::ErrorKind::StorageFull.into()),
+            }
+        })
+    }
+
     fn punch_hole(&self, offset: u64, len: u64) -> IoFuture<()> {
         self.perform(move |state, id, path| match state.change(OpKind::Resize, path)? {
             true => Err(faults::stopped()),

@@ -201,6 +201,10 @@ impl DiskFile for RealFile {
         self.fallocate(0, offset, len)
     }
 
+    fn zero_range(&self, offset: u64, len: u64) -> IoFuture<()> {
+        self.fallocate(libc::FALLOC_FL_ZERO_RANGE, offset, len)
+    }
+
     fn punch_hole(&self, offset: u64, len: u64) -> IoFuture<()> {
         self.fallocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len)
     }

@@ -91,6 +91,14 @@ impl Inode {
         true
     }
 
+    pub(super) fn zero_range(&mut self, offset: u64, len: u64, room: u64) -> bool {
+        let done = self.allocate(offset, len, room);
+        if done {
+            self.zero(offset, len);
+        }
+        done
+    }
+
     pub(super) fn punch_hole(&mut self, offset: u64, len: u64) {
         let end = offset + len;
         let (first, last) = (offset.div_ceil(PAGE as u64), end / PAGE as u64);
