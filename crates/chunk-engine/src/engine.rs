@@ -28,9 +28,9 @@ use crate::update::ChunkMeta;
 pub struct SpaceInfo {
     /// Size of the file system.
     pub capacity: u64,
-    /// Bytes the file system has available, beyond the reserve.
+    /// Bytes the file system has available, plus what the engine can reuse.
     pub available: u64,
-    /// Bytes of freed slots which will be used again or given back.
+    /// Bytes of freed slots which will be used again or given back, at most.
     pub reusable: u64,
     /// Bytes of committed and pending chunk content.
     pub used: u64,
@@ -117,7 +117,7 @@ impl Engine {
         let state = self.state.lock();
         Ok(SpaceInfo {
             capacity: space.capacity,
-            available: space.available.saturating_sub(self.options.reserve_bytes),
+            available: space.available + state.slots.reusable(),
             reusable: state.slots.reusable(),
             used: state.content_bytes,
             chunks: state.chunks.len() as u64,

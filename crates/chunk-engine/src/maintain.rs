@@ -152,7 +152,7 @@ impl Engine {
             let count = FOLDED_TOGETHER.min(state.patched.len());
             return Some(Task::Fold(state.patched.drain(..count).collect()));
         }
-        let much = state.slots.reusable() > self.options.reusable_bytes_max;
+        let much = state.slots.should_give_back(self.options.reusable_bytes_max);
         (much && self.files.can_give_back()).then_some(Task::GiveBack)
     }
 

@@ -9,6 +9,8 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result, io_error};
 use crate::geometry::{BLOCK, ENTRIES_PER_PAGE, capacity};
 use crate::options::SyncMode;
+use crate::signal::yield_now;
+use crate::slots::Freed;
 use crate::tables::{self, Use};
 
 /// Space seen last, and taken since.
@@ -108,7 +110,11 @@ impl Engine {
             // What was written of it takes space which others may use.
             let emptied = self.files.empty(at.slot).await;
             let mut state = self.state.lock();
-            if matches!(emptied, Ok(true)) { state.slots.emptied(at.slot) } else { state.slots.free(at.slot) }
+            if matches!(emptied, Ok(true)) {
+                state.slots.emptied(at.slot);
+            } else {
+                state.slots.free(Freed { slot: at.slot, len: blocks.len as u32 });
+            }
         }
         // After any other failure the slot stays out of use: what it will contain is not known.
         written.map(|()| at)
@@ -173,32 +179,24 @@ impl Engine {
     }
 
     /// Gives back a slot that was written for nothing.
-    pub(crate) fn abandon(&self, at: Use) {
-        self.state.lock().release(vec![at.slot]);
+    pub(crate) fn abandon(&self, at: Use, len: u32) {
+        self.state.lock().release(vec![Freed { slot: at.slot, len }]);
     }
 
-    /// Gives the space of free slots back to the file system until at most `keep` bytes of them are left; true if
-    /// there was something to give back.
+    /// Gives the space of free slots back to the file system until about `keep` bytes of them are left; true if there
+    /// was something to give back.
     pub(crate) async fn give_space_back(&self, keep: u64) -> Result<bool> {
         let mut any = false;
         loop {
-            let slot = {
-                let mut state = self.state.lock();
-                if state.slots.reusable() <= keep {
-                    return Ok(any);
-                }
-                state.slots.take_reusable()
-            };
-            let Some(slot) = slot else { return Ok(any) };
+            let Some(slot) = self.state.lock().slots.take_reusable(keep) else { return Ok(any) };
             let emptied = self.files.empty(slot).await;
-            let mut state = self.state.lock();
             if !matches!(emptied, Ok(true)) {
-                state.slots.free(slot);
-                drop(state);
+                self.state.lock().slots.free(Freed { slot, len: 0 });
                 return emptied.map(|_| any);
             }
-            state.slots.emptied(slot);
+            self.state.lock().slots.emptied(slot);
             any = true;
+            yield_now().await;
         }
     }
 }

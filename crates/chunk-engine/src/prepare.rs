@@ -157,7 +157,7 @@ impl Engine {
         let record = Record::Prepare { id: ChunkId::new(id), chunk_size, pending };
         let appended = self.log.append(&self.state, record, planned.data).await;
         if let (Err(EngineError::NoSpace(_)), Some(at)) = (&appended, fresh) {
-            self.abandon(at);
+            self.abandon(at, meta.version.length);
         }
         appended.map(|()| meta)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::geometry::Slot;
+use crate::slots::Freed;
 
 /// Moments at which readers began and things were given up. A slot given up while somebody reads is kept until
 /// everybody who began before is done.
@@ -11,7 +11,7 @@ pub(crate) struct Readers {
     now: u64,
     /// Readers under way, by the moment they began.
     active: BTreeMap<u64, u32>,
-    waiting: VecDeque<(u64, Slot)>,
+    waiting: VecDeque<(u64, Freed)>,
 }
 
 impl Readers {
@@ -22,7 +22,7 @@ impl Readers {
     }
 
     /// A reader is done; returns slots nobody reads any more.
-    pub(crate) fn leave(&mut self, began: u64) -> Vec<Slot> {
+    pub(crate) fn leave(&mut self, began: u64) -> Vec<Freed> {
         if let Some(count) = self.active.get_mut(&began) {
             *count -= 1;
             if *count == 0 {
@@ -42,7 +42,7 @@ impl Readers {
 
     /// Gives a slot up; true if nobody can be reading it.
     #[must_use]
-    pub(crate) fn give_up(&mut self, slot: Slot) -> bool {
+    pub(crate) fn give_up(&mut self, slot: Freed) -> bool {
         if self.active.is_empty() {
             return true;
         }
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn slots_wait_for_earlier_readers_only() {
-        let slot = |index| Slot { class: 0, index };
+        let slot = |index| Freed { slot: crate::geometry::Slot { class: 0, index }, len: 1 };
         let mut readers = Readers::default();
         assert!(readers.give_up(slot(0)));
         let first = readers.enter();

@@ -13,7 +13,7 @@ use crate::log::Lsn;
 use crate::patch::{self, Patch};
 use crate::readers::Readers;
 use crate::record::{Body, Content, Pending, Record};
-use crate::slots::Slots;
+use crate::slots::{Freed, Slots};
 use crate::update::{ChunkMeta, PendingMeta, Tag, VersionMeta};
 
 /// A chunk. Kept small: there are many.
@@ -134,7 +134,7 @@ pub(crate) struct State {
 #[derive(Default)]
 pub(crate) struct Left {
     /// Slots no version uses any more.
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) slots: Vec<Freed>,
 }
 
 impl State {
@@ -192,7 +192,7 @@ impl State {
         self.use_log(pending.body.patches(), -1);
         self.content_bytes -= own_bytes(&pending);
         if let Body::Fresh { slot, .. } = pending.body {
-            left.slots.push(slot);
+            left.slots.push(Freed { slot, len: pending.content.len });
         }
     }
 
@@ -236,7 +236,8 @@ impl State {
             Body::Fresh { slot, salt, patches } => {
                 gone = std::mem::replace(&mut extra.patches, patches);
                 if had_content {
-                    left.slots.push(Slot { class: slot.class, index: entry.slot });
+                    let slot = Slot { class: slot.class, index: entry.slot };
+                    left.slots.push(Freed { slot, len: entry.content.len });
                 }
                 (entry.slot, entry.salt) = (slot.index, salt);
             }
@@ -264,7 +265,7 @@ impl State {
         if entry.ver != 0 {
             self.content_bytes -= u64::from(entry.content.len);
             self.use_log(entry.patches(), -1);
-            left.slots.push(entry.committed_slot());
+            left.slots.push(Freed { slot: entry.committed_slot(), len: entry.content.len });
         }
     }
 
@@ -334,7 +335,7 @@ impl State {
     }
 
     /// Gives back slots that nobody uses any more.
-    pub(crate) fn release(&mut self, slots: Vec<Slot>) {
+    pub(crate) fn release(&mut self, slots: Vec<Freed>) {
         for slot in slots {
             if self.readers.give_up(slot) {
                 self.slots.free(slot);
@@ -353,7 +354,7 @@ impl State {
     pub(crate) fn wants_attention(&self) -> bool {
         !self.crowded.is_empty()
             || self.patched.len() > self.patched_max
-            || self.slots.reusable() > self.reusable_max
+            || self.slots.should_give_back(self.reusable_max)
     }
 
     /// The oldest log segment some patch needs.

@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::Lsn;
 use crate::codec::{Fields, Malformed, Put};
-use crate::crc;
 use crate::geometry::BLOCK;
 use crate::patch::Source;
 use crate::record::Record;
@@ -14,6 +13,8 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 const SEGMENT_MAGIC: &[u8; 8] = b"VALORLOG";
 /// First record of a segment.
 pub(crate) const SEGMENT_HEADER: u32 = BLOCK as u32;
+/// Bytes of the header that mean something, with their checksum.
+const SEALED_HEADER: usize = 8 + 4 + 8 + 4 + 4 + 4;
 /// Bytes before a record's body.
 pub(crate) const FRAME_HEADER: usize = 32;
 /// Frames begin at multiples of this.
@@ -29,21 +30,18 @@ pub(crate) fn segment_header(target_id: u64, number: u32, size: u32) -> Bytes {
     header.u64(target_id);
     header.u32(number);
     header.u32(size);
-    header.u32(crc32c::crc32c(&header));
+    seal(&mut header);
     header.resize(BLOCK, 0);
     header.into()
 }
 
 /// Checks a segment's first block; returns the segment's size.
 pub(crate) fn check_segment_header(bytes: &[u8], target_id: u64, number: u32) -> Result<u32, Malformed> {
-    let mut fields = Fields(bytes);
+    let sealed = bytes.get(..SEALED_HEADER).ok_or(Malformed("log segment header"))?;
+    let mut fields = Fields(unseal(sealed).map_err(|_| Malformed("log segment header"))?);
     let magic: [u8; 8] = fields.array()?;
     let (version, target, found, size) = (fields.u32()?, fields.u64()?, fields.u32()?, fields.u32()?);
-    let covered = bytes.len() - fields.0.len();
-    if fields.u32()? != crc32c::crc32c(&bytes[..covered]) || &magic != SEGMENT_MAGIC {
-        return Err(Malformed("log segment header"));
-    }
-    match (version == FORMAT_VERSION, target == target_id, found == number) {
+    match (&magic == SEGMENT_MAGIC && version == FORMAT_VERSION, target == target_id, found == number) {
         (false, ..) => Err(Malformed("log segment of an unknown format version")),
         (_, false, _) => Err(Malformed("log segment of another target")),
         (.., false) => Err(Malformed("log segment under another's name")),
@@ -176,18 +174,14 @@ fn says_place(segment: &[u8], lsn: Lsn) -> bool {
 
 /// Checksum of a whole, kept beside it.
 pub(crate) fn seal(bytes: &mut Vec<u8>) {
-    let crc = crc::wire_form(crc32c::crc32c(bytes));
+    let crc = crc32c::crc32c(bytes);
     bytes.u32(crc);
 }
 
 /// Checks a checksum left by [`seal`]; returns what it covers.
 pub(crate) fn unseal(bytes: &[u8]) -> Result<&[u8], Malformed> {
     let (body, crc) = bytes.split_last_chunk::<4>().ok_or(Malformed("too short"))?;
-    if crc::wire_form(crc32c::crc32c(body)) == u32::from_le_bytes(*crc) {
-        Ok(body)
-    } else {
-        Err(Malformed("checksum"))
-    }
+    if crc32c::crc32c(body) == u32::from_le_bytes(*crc) { Ok(body) } else { Err(Malformed("checksum")) }
 }
 
 #[cfg(test)]
@@ -250,6 +244,27 @@ mod tests {
         assert!(parse(&bytes, 4, starts[0]).is_err(), "of another life of the file");
         assert_eq!(search(&bytes, 3, starts[0] + 8), Some((starts[3], Lsn::new(3, 4096))));
         assert_eq!(search(&bytes, 3, starts[3]), None);
+    }
+
+    /// The bytes are a contract: engines made by earlier versions must open.
+    #[test]
+    fn pinned_bytes() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let header = segment_header(0x0102, 3, 16 << 20);
+        let expected = "56414c4f524c4f4701000000020100000000000003000000000000015c0fa174";
+        assert_eq!((header.len(), hex(&header[..32])), (BLOCK, expected.to_owned()));
+        let record = Record::Commit { id: ChunkId::new(b"ab"), ver: 7, chain_ver: 9 };
+        let mut pieces = Vec::new();
+        Encoded::new(&record, vec![]).place(Lsn::new(3, 4096), Lsn::new(2, 8192), &mut pieces);
+        let expected = "4eeebb3d0b00000000000000020000000010000003000000002000000200000\
+                        02616207000000090000000000000000";
+        assert_eq!(hex(&pieces.concat()), expected);
+        let mut bytes = Vec::new();
+        overwrite(&[9; 100]).encode(&mut bytes);
+        let expected = "026964000001000200000001000000640000000100000002000000000000000000\
+                        000000000000000000000000000000000000000000000000000000000100020000\
+                        0000010000000000000064000000da2203c2";
+        assert_eq!(hex(&bytes), expected);
     }
 
     #[test]
