@@ -256,7 +256,7 @@ mod tests {
         let record = Record::Commit { id: ChunkId::new(b"ab"), ver: 7, chain_ver: 9 };
         let mut pieces = Vec::new();
         Encoded::new(&record, vec![]).place(Lsn::new(3, 4096), Lsn::new(2, 8192), &mut pieces);
-        let expected = "4eeebb3d0b00000000000000020000000010000003000000002000000200000\
+        let expected = "4eeebb3d0b000000000000000200000000100000030000000020000002000000\
                         02616207000000090000000000000000";
         assert_eq!(hex(&pieces.concat()), expected);
         let mut bytes = Vec::new();
