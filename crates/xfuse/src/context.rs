@@ -1,6 +1,6 @@
 //! Who asks, and whether they still wait for the answer.
 
-use crate::abi::InHeader;
+use crate::abi::{INTERRUPT_BIT, InHeader};
 use crate::inflight::SlotGuard;
 
 /// The caller of a request, as the kernel describes it.
@@ -16,7 +16,10 @@ pub struct Context {
 
 impl Context {
     pub(crate) fn new(header: &InHeader, groups: Vec<u32>, slot: SlotGuard) -> Self {
-        slot.assign(header.unique);
+        // An INTERRUPT has its target's id plus the bit; it must not be taken for the interrupted target itself.
+        if header.unique & INTERRUPT_BIT == 0 {
+            slot.assign(header.unique);
+        }
         let InHeader { unique, uid, gid, pid, .. } = *header;
         Context { unique, uid, gid, pid, groups, slot: Some(slot) }
     }
@@ -62,5 +65,21 @@ impl Context {
             Some(slot) => slot.interrupted().await,
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inflight::Inflight;
+
+    #[tokio::test]
+    async fn an_interrupt_does_not_find_itself() {
+        let table = Inflight::new(2);
+        let (first, second) = (table.acquire().await, table.acquire().await);
+        let header = |unique| InHeader { unique, ..InHeader::default() };
+        let _interrupt = Context::new(&header(4 | INTERRUPT_BIT), Vec::new(), first);
+        let target = Context::new(&header(4), Vec::new(), second);
+        assert!(table.interrupt(4) && target.is_interrupted());
     }
 }
