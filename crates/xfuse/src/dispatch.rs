@@ -159,7 +159,8 @@ impl<F: Filesystem> Job<F> {
 
     fn answer<T: Reply>(&self, outcome: Result<T, Errno>) {
         let unique = self.header.unique;
-        let failed = outcome.is_err();
+        // Before the reply, so that a caller who has got it finds it counted.
+        self.lane.stats.record(self.opcode, self.started.elapsed(), outcome.is_err());
         match outcome {
             Ok(reply) => {
                 let sent = reply.reply(&Replier { lane: &self.lane, unique });
@@ -169,7 +170,6 @@ impl<F: Filesystem> Job<F> {
             }
             Err(errno) => self.lane.send_error(unique, if errno.0 > 0 { errno } else { Errno::EIO }),
         }
-        self.lane.stats.record(self.opcode, self.started.elapsed(), failed);
     }
 }
 

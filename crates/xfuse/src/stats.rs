@@ -103,7 +103,7 @@ pub struct OperationStats {
     pub count: u64,
     /// Of these, with an error.
     pub errors: u64,
-    /// Time from reading the request to sending the reply, summed.
+    /// Time from reading the request until the reply is ready, summed.
     pub total: Duration,
     buckets: Vec<u64>,
 }
