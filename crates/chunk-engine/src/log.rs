@@ -128,7 +128,9 @@ enum Turn {
 /// Whether a record may use the last of the space.
 fn is_essential(record: &Record) -> bool {
     match record {
-        Record::Prepare { pending, .. } => pending.body == crate::record::Body::Remove,
+        Record::Prepare { pending, .. } | Record::Put { pending, .. } => {
+            pending.body == crate::record::Body::Remove
+        }
         _ => true,
     }
 }

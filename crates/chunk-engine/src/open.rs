@@ -94,7 +94,7 @@ impl Engine {
         let found = replay(&place, known, |record, lsn, next| {
             state.applied = next;
             let id = match &record {
-                Record::Prepare { id, .. } | Record::Commit { id, .. } => id,
+                Record::Prepare { id, .. } | Record::Put { id, .. } | Record::Commit { id, .. } => id,
                 Record::Discard { id, .. } | Record::Fold { id, .. } => id,
                 Record::Open { .. } | Record::End | Record::Close => return Ok(()),
             };

@@ -25,6 +25,9 @@ use crate::update::{MAX_CHUNK_SIZE, PendingMeta, Update, UpdateKind, VersionMeta
 /// Patches of a chunk at which an update folds them first: the background does not keep up.
 const CROWDED: usize = 1024;
 
+/// [`Record::prepare`] or [`Record::put`].
+type RecordKind = fn(ChunkId, u32, Pending) -> Record;
+
 /// What an update starts from.
 struct Before<'a> {
     /// The committed version, if there is one.
@@ -77,7 +80,21 @@ impl Engine {
         update: Update,
     ) -> impl Future<Output = Result<PendingMeta>> + Send + use<> {
         let (engine, id) = (Arc::clone(self), id.to_vec());
-        Driven::new(self, async move { engine.prepare_inner(&id, update).await })
+        Driven::new(self, async move { engine.prepare_inner(&id, update, Record::prepare).await })
+    }
+
+    /// Like [`Engine::prepare`] and [`Engine::commit`] under the update's chain version in one: one record in the log
+    /// instead of two. For a replica that nobody comes after, whose version is committed as soon as it is on disk.
+    ///
+    /// # Errors
+    /// As [`Engine::prepare`].
+    pub fn put(
+        self: &Arc<Self>,
+        id: &[u8],
+        update: Update,
+    ) -> impl Future<Output = Result<PendingMeta>> + Send + use<> {
+        let (engine, id) = (Arc::clone(self), id.to_vec());
+        Driven::new(self, async move { engine.prepare_inner(&id, update, Record::put).await })
     }
 
     /// Makes pending version `ver` the committed one, under `chain_ver`. `None`: the chunk is removed.
@@ -133,19 +150,25 @@ impl Engine {
         Ok((pending, Busy { engine: self, id: id.clone() }))
     }
 
-    async fn prepare_inner(&self, id: &[u8], update: Update) -> Result<PendingMeta> {
+    async fn prepare_inner(&self, id: &[u8], update: Update, kind: RecordKind) -> Result<PendingMeta> {
         check_arguments(id, &update)?;
         if self.state.lock().chunks.get(id).is_some_and(|entry| entry.patches().len() >= CROWDED) {
             self.fold(vec![ChunkId::new(id)]).await?;
         }
         let (before, busy) = self.begin(id, &update)?;
-        let result = self.record(id, &before, update).await;
+        let result = self.record(id, &before, update, kind).await;
         drop(before);
         busy.finish();
         result
     }
 
-    async fn record(&self, id: &[u8], before: &Before<'_>, update: Update) -> Result<PendingMeta> {
+    async fn record(
+        &self,
+        id: &[u8],
+        before: &Before<'_>,
+        update: Update,
+        kind_of_record: RecordKind,
+    ) -> Result<PendingMeta> {
         let Update { kind, ver, chain_ver, chunk_size, tag } = update;
         let planned = self.plan(id, before, kind, chunk_size).await?;
         let fresh = match &planned.body {
@@ -154,7 +177,7 @@ impl Engine {
         };
         let pending = Pending { ver, chain_ver, content: planned.content, tag, body: planned.body };
         let meta = pending_meta(&pending);
-        let record = Record::Prepare { id: ChunkId::new(id), chunk_size, pending };
+        let record = kind_of_record(ChunkId::new(id), chunk_size, pending);
         let appended = self.log.append(&self.state, record, planned.data).await;
         if let (Err(EngineError::NoSpace(_)), Some(at)) = (&appended, fresh) {
             self.abandon(at, meta.version.length);

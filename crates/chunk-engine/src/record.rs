@@ -12,6 +12,8 @@ use crate::update::{MAX_CHUNK_SIZE, Tag};
 pub(crate) enum Record {
     /// A version is on disk, uncommitted.
     Prepare { id: ChunkId, chunk_size: u32, pending: Pending },
+    /// A version is on disk and is the committed one: a Prepare and its Commit in one.
+    Put { id: ChunkId, chunk_size: u32, pending: Pending },
     /// The pending version is the committed one now; a pending removal is done.
     Commit { id: ChunkId, ver: u32, chain_ver: u32 },
     /// The pending version is forgotten.
@@ -81,13 +83,25 @@ mod kind {
     pub(super) const OPEN: u8 = 5;
     pub(super) const END: u8 = 6;
     pub(super) const CLOSE: u8 = 7;
+    pub(super) const PUT: u8 = 8;
 }
 
 impl Record {
+    /// A version to be committed later.
+    pub(crate) fn prepare(id: ChunkId, chunk_size: u32, pending: Pending) -> Record {
+        Record::Prepare { id, chunk_size, pending }
+    }
+
+    /// A version that is committed at once.
+    pub(crate) fn put(id: ChunkId, chunk_size: u32, pending: Pending) -> Record {
+        Record::Put { id, chunk_size, pending }
+    }
+
     /// Number in the record's header.
     pub(crate) fn kind(&self) -> u8 {
         match self {
             Record::Prepare { .. } => kind::PREPARE,
+            Record::Put { .. } => kind::PUT,
             Record::Commit { .. } => kind::COMMIT,
             Record::Discard { .. } => kind::DISCARD,
             Record::Fold { .. } => kind::FOLD,
@@ -100,7 +114,7 @@ impl Record {
     /// Appends the body's bytes. Patches in the log have offsets relative to the data that follows the body.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Record::Prepare { id, chunk_size, pending } => {
+            Record::Prepare { id, chunk_size, pending } | Record::Put { id, chunk_size, pending } => {
                 encode_id(id, out);
                 out.u32(*chunk_size);
                 pending.encode(out, false);
@@ -132,11 +146,15 @@ impl Record {
     pub(crate) fn decode(kind: u8, body: &[u8], lsn: Lsn, data: u32) -> Result<Record, Malformed> {
         let input = &mut Fields(body);
         let record = match kind {
-            kind::PREPARE => {
+            kind::PREPARE | kind::PUT => {
                 let id = decode_id(input)?;
                 let chunk_size = input.u32()?;
                 let pending = Pending::decode(input, chunk_size, Some(lsn))?;
-                Record::Prepare { id, chunk_size, pending }
+                if kind == kind::PUT {
+                    Record::Put { id, chunk_size, pending }
+                } else {
+                    Record::Prepare { id, chunk_size, pending }
+                }
             }
             kind::COMMIT => {
                 Record::Commit { id: decode_id(input)?, ver: input.u32()?, chain_ver: input.u32()? }
@@ -156,7 +174,7 @@ impl Record {
 
     /// Tells the record's patches where they are, once that is known.
     pub(crate) fn place(&mut self, lsn: Lsn, data: u32) -> Result<(), Malformed> {
-        if let Record::Prepare { pending, .. } = self {
+        if let Record::Prepare { pending, .. } | Record::Put { pending, .. } = self {
             for patch in pending.body.patches_mut() {
                 patch.lsn = lsn;
                 if let crate::patch::Source::Log { offset, .. } = &mut patch.source {
@@ -303,7 +321,9 @@ mod tests {
             Body::Remove,
         ];
         let prepare = |body| Record::Prepare { id: id.clone(), chunk_size: 65_536, pending: pending(body) };
-        let records = bodies.into_iter().map(prepare).chain([
+        let put = |body| Record::Put { id: id.clone(), chunk_size: 65_536, pending: pending(body) };
+        let puts: Vec<Record> = bodies.iter().cloned().map(put).collect();
+        let records = bodies.into_iter().map(prepare).chain(puts).chain([
             Record::Commit { id: id.clone(), ver: 1, chain_ver: 2 },
             Record::Discard { id: id.clone(), ver: 1 },
             Record::Fold { id: id.clone(), salt: 9, upto: Lsn(88) },

@@ -146,6 +146,11 @@ impl State {
             Record::Prepare { id, chunk_size, pending } => {
                 self.apply_prepare(id, chunk_size, pending, &mut left)?
             }
+            Record::Put { id, chunk_size, pending } => {
+                let (ver, chain_ver) = (pending.ver, pending.chain_ver);
+                self.apply_prepare(id.clone(), chunk_size, pending, &mut left)?;
+                self.apply_commit(id, ver, chain_ver, &mut left)?;
+            }
             Record::Commit { id, ver, chain_ver } => self.apply_commit(id, ver, chain_ver, &mut left)?,
             Record::Discard { id, ver } => self.apply_discard(&id, ver, &mut left)?,
             Record::Fold { id, salt, upto } => self.apply_fold(&id, salt, upto),

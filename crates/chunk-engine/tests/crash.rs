@@ -210,8 +210,13 @@ async fn power_loss_without_sync_is_noticed_where_it_hurts() {
             let step = model.random_step(rng, &SIZES);
             perform(&engine, &step).await.unwrap();
             model.apply(&step);
-            if let Some(Chunk { pending: Some((version, _)), .. }) = model.chunks.get(step.id()) {
-                history.entry((step.id().to_vec(), version.meta.ver)).or_default().push(version.data.clone());
+            if let Some(Chunk { committed, pending, .. }) = model.chunks.get(step.id()) {
+                for version in committed.iter().chain(pending.iter().map(|(version, _)| version)) {
+                    let known = history.entry((step.id().to_vec(), version.meta.ver)).or_default();
+                    if !known.contains(&version.data) {
+                        known.push(version.data.clone());
+                    }
+                }
             }
         }
         for (crash, keep) in [0.0, 0.5, 0.5, 0.9].into_iter().enumerate() {

@@ -84,7 +84,7 @@ impl Storage {
     }
 
     /// The target of now, if it is still the one that has prepared the update.
-    fn same_opening(
+    pub(crate) fn same_opening(
         &self,
         incoming: &Incoming,
         open: &OpenTarget,

@@ -133,6 +133,8 @@ impl Storage {
                 self.refresh_wanted.notify_one();
             }
         })?;
+        // Updates that do not know of the successor yet are waited for; later ones are sent to it.
+        drop(open.puts.write().await);
         let plan = match self.compare(&open, remote.metas, chain, &config) {
             Ok(plan) => plan,
             Err(status) => {

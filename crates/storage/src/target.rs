@@ -43,6 +43,9 @@ pub struct OpenTarget {
     pub dir: PathBuf,
     /// Locks of chunks.
     pub locks: Arc<ChunkLocks>,
+    /// Held for reading while a version is committed without a successor, see [`OpenTarget::put`]; taken for writing
+    /// before what is here is compared with a successor's chunks.
+    pub puts: tokio::sync::RwLock<()>,
     /// Chunks with a version to complete.
     pub unfinished: Mutex<HashMap<ChunkId, Unfinished>>,
     store: Store,
@@ -91,6 +94,7 @@ impl OpenTarget {
             generation,
             dir,
             locks: Arc::default(),
+            puts: tokio::sync::RwLock::default(),
             unfinished: Mutex::default(),
             store,
         })
@@ -123,6 +127,33 @@ impl OpenTarget {
         chain_ver: ChainVersion,
         replace: bool,
     ) -> Result<Prepared, EngineError> {
+        self.store_version(chunk, change, ver, chain_ver, replace, false).await
+    }
+
+    /// Makes a change durable as committed version `ver`: [`OpenTarget::prepare`] and [`OpenTarget::commit`] in one.
+    /// The target must have no successor, seen with [`OpenTarget::puts`] held for reading.
+    ///
+    /// # Errors
+    /// The engine's; nothing is changed then.
+    pub async fn put(
+        &self,
+        chunk: &ChunkId,
+        change: Change,
+        ver: ChunkVer,
+        chain_ver: ChainVersion,
+    ) -> Result<Prepared, EngineError> {
+        self.store_version(chunk, change, ver, chain_ver, false, true).await
+    }
+
+    async fn store_version(
+        &self,
+        chunk: &ChunkId,
+        change: Change,
+        ver: ChunkVer,
+        chain_ver: ChainVersion,
+        replace: bool,
+        commit: bool,
+    ) -> Result<Prepared, EngineError> {
         let present = self.engine().get_meta(chunk.as_slice());
         let checksum = Some(change.crc);
         let kind = match change.kind {
@@ -133,7 +164,8 @@ impl OpenTarget {
             UpdateType::Truncate => UpdateKind::Truncate { len: change.length },
             UpdateType::Extend => UpdateKind::Extend { len: change.length },
             UpdateType::Remove => {
-                return self.prepare_removal(chunk, present, &change, ver, chain_ver, replace).await;
+                let ver = if replace { None } else { Some(ver) };
+                return self.remove(chunk, present, &change, ver, chain_ver, commit).await;
             }
             UpdateType::Invalid | UpdateType::Commit => {
                 return Err(EngineError::InvalidArg("kind of update"));
@@ -146,32 +178,45 @@ impl OpenTarget {
             chunk_size: change.chunk_size,
             tag: change.tag,
         };
-        let pending = self.engine().prepare(chunk.as_slice(), update).await?;
-        Ok(prepared(&pending))
+        self.run(chunk, update, commit).await
+    }
+
+    async fn run(
+        &self,
+        chunk: &ChunkId,
+        update: engine::Update,
+        commit: bool,
+    ) -> Result<Prepared, EngineError> {
+        let id = chunk.as_slice();
+        let stored = if commit {
+            self.engine().put(id, update).await?
+        } else {
+            self.engine().prepare(id, update).await?
+        };
+        Ok(prepared(&stored))
     }
 
     /// A removal as part of being filled may have any version; the engine wants the next one. The number does not matter,
     /// since nothing is left that carries it. Nothing may be pending then.
-    async fn prepare_removal(
+    async fn remove(
         &self,
         chunk: &ChunkId,
         present: Option<engine::ChunkMeta>,
         change: &Change,
-        ver: ChunkVer,
+        ver: Option<ChunkVer>,
         chain_ver: ChainVersion,
-        replace: bool,
+        commit: bool,
     ) -> Result<Prepared, EngineError> {
-        let id = chunk.as_slice();
-        let present = present.ok_or_else(|| EngineError::NotFound(engine::ChunkId::new(id)))?;
+        let present = present.ok_or_else(|| EngineError::NotFound(engine::ChunkId::new(chunk.as_slice())))?;
         let next = present.committed.map_or(1, |v| v.ver.saturating_add(1));
         let update = engine::Update {
             kind: UpdateKind::Remove,
-            ver: if replace { next } else { ver.0 },
+            ver: ver.map_or(next, |ver| ver.0),
             chain_ver: chain_ver.0,
             chunk_size: present.chunk_size,
             tag: change.tag,
         };
-        Ok(prepared(&self.engine().prepare(id, update).await?))
+        self.run(chunk, update, commit).await
     }
 
     /// Makes the pending version the committed one.

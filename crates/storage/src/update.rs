@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::sleep;
-use valor_chunk_engine::Tag;
+use valor_chunk_engine::{EngineError, Tag};
 use valor_protocol::mgmtd::PublicTargetState;
 use valor_protocol::status::code;
 use valor_protocol::storage::{
     ChecksumInfo, ChecksumType, ChunkId, FeatureFlags, GlobalKey, IOResult, MessageTag, UpdateIO,
     UpdateOptions, UpdateReq, UpdateType, VersionedChainId,
 };
-use valor_protocol::{ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status};
+use valor_protocol::{ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status};
 
 use crate::dedup;
 use crate::recent::Admitted;
@@ -235,12 +235,7 @@ impl Storage {
             step = match step {
                 Step::Prepare { ver, chain_ver, replace } => {
                     open.unfinished.lock().remove(chunk);
-                    let change = incoming.change(self.env.utc_now().0);
-                    let prepared = open.prepare(chunk, change, ver, chain_ver, replace).await;
-                    update.prepared(prepared.map_err(|failure| {
-                        self.engine_failed(&open.dir, &failure);
-                        update_status(&failure)
-                    }))
+                    self.store_version(update, incoming, open, ver, (chain_ver, replace)).await
                 }
                 Step::FinishPending(pending) => {
                     match Box::pin(self.complete(open, chunk, pending, incoming.chain())).await {
@@ -271,6 +266,37 @@ impl Storage {
                 }
                 Step::Done(result) => return result,
             };
+        }
+    }
+
+    /// Puts an update's version on disk: pending, or as the committed one at once if there is nobody to send it to.
+    async fn store_version(
+        self: &Arc<Self>,
+        update: &mut Update,
+        incoming: &Incoming,
+        open: &OpenTarget,
+        ver: ChunkVer,
+        (chain_ver, replace): (ChainVersion, bool),
+    ) -> Step {
+        let chunk = incoming.chunk();
+        let change = incoming.change(self.env.utc_now().0);
+        let failed = |failure: EngineError| {
+            self.engine_failed(&open.dir, &failure);
+            update_status(&failure)
+        };
+        // Held until the version is there: a successor that comes meanwhile is compared with it afterwards.
+        let putting = open.puts.read().await;
+        let alone = self.same_opening(incoming, open, true).ok().filter(|now| now.info.successor.is_none());
+        match alone {
+            Some(now) if !replace => {
+                let stored = open.put(chunk, change, ver, now.chain_ver()).await;
+                update.put(stored.map_err(failed), now.chain_ver())
+            }
+            _ => {
+                drop(putting);
+                let prepared = open.prepare(chunk, change, ver, chain_ver, replace).await;
+                update.prepared(prepared.map_err(failed))
+            }
         }
     }
 

@@ -138,7 +138,7 @@ pub(crate) fn parse(segment: &[u8], number: u32, offset: u32) -> Result<Frame, M
 
 /// Whether a record's patches have the checksums the record says.
 fn check_data(record: &Record, segment: &[u8], end: usize) -> bool {
-    let Record::Prepare { pending, .. } = record else { return true };
+    let (Record::Prepare { pending, .. } | Record::Put { pending, .. }) = record else { return true };
     pending.body.patches().iter().all(|patch| {
         let Source::Log { offset, len, crcs } = &patch.source else { return true };
         let (start, len) = (*offset as usize, *len as usize);

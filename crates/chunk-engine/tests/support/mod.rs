@@ -98,13 +98,14 @@ pub struct Model {
 #[derive(Debug, Clone)]
 pub enum Step {
     Prepare(Vec<u8>, Update),
+    Put(Vec<u8>, Update),
     Commit(Vec<u8>, u32, u32),
     Discard(Vec<u8>),
 }
 
 impl Step {
     pub fn id(&self) -> &[u8] {
-        let (Step::Prepare(id, _) | Step::Commit(id, _, _) | Step::Discard(id)) = self;
+        let (Step::Prepare(id, _) | Step::Put(id, _) | Step::Commit(id, _, _) | Step::Discard(id)) = self;
         id
     }
 }
@@ -113,6 +114,10 @@ impl Model {
     pub fn apply(&mut self, step: &Step) {
         match step {
             Step::Prepare(id, update) => self.prepare(id, update),
+            Step::Put(id, update) => {
+                self.prepare(id, update);
+                self.apply(&Step::Commit(id.clone(), update.ver, update.chain_ver));
+            }
             Step::Commit(id, _, chain_ver) => {
                 let chunk = self.chunks.get_mut(id).unwrap();
                 let (mut version, removes) = chunk.pending.take().unwrap();
@@ -222,7 +227,8 @@ impl Model {
             node_id: rng.random(),
             timestamp_us: rng.random(),
         };
-        Step::Prepare(id, Update { kind, ver, chain_ver: rng.random_range(1..9), chunk_size, tag })
+        let update = Update { kind, ver, chain_ver: rng.random_range(1..9), chunk_size, tag };
+        if rng.random_range(0..3) == 0 { Step::Put(id, update) } else { Step::Prepare(id, update) }
     }
 }
 
@@ -290,6 +296,7 @@ pub async fn check_read(
 pub async fn perform(engine: &Arc<Engine>, step: &Step) -> Result<()> {
     match step.clone() {
         Step::Prepare(id, update) => engine.prepare(&id, update).await.map(|_| ()),
+        Step::Put(id, update) => engine.put(&id, update).await.map(|_| ()),
         Step::Commit(id, ver, chain_ver) => engine.commit(&id, ver, chain_ver).await.map(|_| ()),
         Step::Discard(id) => engine.discard_pending(&id).await,
     }

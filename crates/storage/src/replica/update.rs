@@ -178,6 +178,19 @@ impl Update {
         }
     }
 
+    /// In place of [`Update::prepared`] where nobody comes after: the version is the committed one already, or nothing
+    /// was changed.
+    pub fn put(&mut self, outcome: Result<Prepared, Status>, chain_ver: ChainVersion) -> Step {
+        match outcome {
+            Ok(prepared) => {
+                self.hold(prepared);
+                self.result.commit_chain_ver = chain_ver;
+                self.succeed()
+            }
+            Err(status) => self.fail(status),
+        }
+    }
+
     /// Forwarding ended.
     pub fn forwarded(&mut self, outcome: Forwarded) -> Step {
         match outcome {

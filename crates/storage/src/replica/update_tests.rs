@@ -77,6 +77,23 @@ fn tail_commits_with_the_chain_version_of_now() {
 }
 
 #[test]
+fn version_put_without_a_successor_gets_the_same_answer() {
+    let mut other = update(UpdateType::Write, 0);
+    other.begin(&chunk(4));
+    let put = done(other.put(prepared(9), ChainVersion(7)));
+    let mut usual = forwarding();
+    usual.forwarded(Forwarded::Tail { chain_ver: ChainVersion(7) });
+    assert_eq!(put, done(usual.committed(Ok(()))));
+    assert_eq!((other.retained(), other.holds_pending()), (ChunkVer(5), false));
+
+    let mut full = update(UpdateType::Write, 0);
+    full.begin(&chunk(4));
+    let refused = full.put(Err(Status::new(code::STORAGE_CLIENT_NO_SPACE, "x")), ChainVersion(7));
+    assert_eq!(code_of(refused), code::STORAGE_CLIENT_NO_SPACE);
+    assert_eq!((full.retained(), full.holds_pending()), (ChunkVer(0), false));
+}
+
+#[test]
 fn others_commit_with_the_chain_version_of_the_tail() {
     let mut update = forwarding();
     let step = update.forwarded(committed_as(5, 9));
