@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use valor_env::metrics::{RPC_CLIENT_ERRORS, RPC_CLIENT_LATENCY, RPC_CLIENT_REQUESTS};
 use valor_env::{Endpoint, Env, request_id};
 use valor_protocol::Method;
@@ -127,9 +127,11 @@ impl Client {
         let started = Instant::now();
         let deadline = started + options.timeout.unwrap_or(self.config.default_timeout);
         let retries = options.send_retries.unwrap_or(self.config.default_send_retries);
-        let exchanged = match timeout_at(deadline, self.exchange(to, id, &encode, retries)).await {
-            Ok(result) => result,
-            Err(_) => Err(Status::new(code::RPC_TIMEOUT, format!("{}.{} at {to}", M::SERVICE, M::NAME))),
+        let pool = self.pool();
+        let exchange = self.exchange(&pool, to, id, &encode, retries);
+        let exchanged = match pool.deadlines.within(deadline, exchange).await {
+            Some(result) => result,
+            None => Err(Status::new(code::RPC_TIMEOUT, format!("{}.{} at {to}", M::SERVICE, M::NAME))),
         };
         metrics.requests.increment(1);
         metrics.latency.record(started.elapsed());
@@ -180,12 +182,12 @@ impl Client {
     /// rare, saves sharing it in all others.
     async fn exchange(
         &self,
+        pool: &Pool,
         to: &Endpoint,
         id: u64,
         encode: &(dyn Fn() -> Result<Segments, Status> + Sync),
         mut retries: u32,
     ) -> Result<(Arc<Connection>, Response), Status> {
-        let pool = self.pool();
         loop {
             let (failure, reused) = match pool.get(&self.env, &self.config, to).await {
                 Ok((connection, reused)) => {

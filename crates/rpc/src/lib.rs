@@ -14,6 +14,7 @@ mod budget;
 mod client;
 mod config;
 mod connection;
+mod deadlines;
 mod pool;
 mod reader;
 mod registry;

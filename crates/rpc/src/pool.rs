@@ -11,11 +11,14 @@ use valor_env::{Endpoint, Env};
 
 use crate::config::ClientConfig;
 use crate::connection::Connection;
+use crate::deadlines::Deadlines;
 
 /// The connections of one thread.
 #[derive(Default)]
 pub(crate) struct Pool {
     lanes: Mutex<HashMap<Endpoint, Arc<Lanes>>>,
+    /// Deadlines of the thread's calls.
+    pub(crate) deadlines: Arc<Deadlines>,
 }
 
 /// The connections to one endpoint.
