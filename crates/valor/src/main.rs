@@ -10,6 +10,10 @@ mod up;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// Buffers of a megabyte come and go with each request; glibc's allocator gives such memory back to the kernel each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser, Debug)]
 #[command(name = "valor", version, about, max_term_width = 110)]
 struct Cli {
