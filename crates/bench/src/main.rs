@@ -81,6 +81,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Waits until nothing else seems to run, but not for ever; returns the share of idle processors.
+fn wait_for_quiet() -> f64 {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+    let started = std::time::Instant::now();
+    loop {
+        let share = process::idle_share();
+        if share >= 0.9 || started.elapsed() > PATIENCE {
+            if share < 0.9 {
+                eprintln!("the machine is busy ({:.0} % idle): these figures say little", share * 100.0);
+            }
+            return share;
+        }
+    }
+}
+
 fn run(options: &Options) -> Result<(), String> {
     let kinds = if options.systems.is_empty() { SystemKind::ALL.to_vec() } else { options.systems.clone() };
     std::fs::create_dir_all(&options.dir).map_err(|error| format!("{}: {error}", options.dir.display()))?;
@@ -98,8 +113,9 @@ fn run(options: &Options) -> Result<(), String> {
         for turn in 0..kinds.len() {
             let kind = kinds[(turn + round as usize) % kinds.len()];
             eprintln!("round {}/{}: {}", round + 1, options.rounds, kind.name());
+            report.quiet(wait_for_quiet());
             let system = System::start(kind, &dir, &options.valor)?;
-            report.idle(kind, &system.resources());
+            report.idle(kind, &system.resources(), &system.mount_resources());
             for row in &rows {
                 let before = system.resources();
                 let value = work::measure(row, &system.root());

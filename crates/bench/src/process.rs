@@ -25,6 +25,21 @@ pub fn resources(needle: &str) -> Resources {
     sum
 }
 
+/// Share of the machine's processors that was idle for a moment, 0 to 1.
+pub fn idle_share() -> f64 {
+    let read = || -> Option<(f64, f64)> {
+        let text = std::fs::read_to_string("/proc/stat").ok()?;
+        let fields: Vec<f64> =
+            text.lines().next()?.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+        // user nice system idle iowait irq softirq steal (proc(5)); guest times are in user time already.
+        Some((fields.get(3)? + fields.get(4)?, fields.iter().take(8).sum()))
+    };
+    let Some(before) = read() else { return 1.0 };
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let Some(after) = read() else { return 1.0 };
+    if after.1 > before.1 { (after.0 - before.0) / (after.1 - before.1) } else { 1.0 }
+}
+
 /// Processes whose command line holds `needle`.
 pub fn matching(needle: &str) -> Vec<(i32, String)> {
     let own = std::process::id().cast_signed();

@@ -23,13 +23,23 @@ pub struct Report {
     rows: Vec<Row>,
     cells: BTreeMap<(SystemKind, String), Cell>,
     idle_bytes: BTreeMap<SystemKind, Vec<u64>>,
+    mount_bytes: BTreeMap<SystemKind, Vec<u64>>,
+    /// Share of idle processors before each turn.
+    quiet: Vec<f64>,
 }
 
 impl Report {
     pub fn new(systems: &[SystemKind], rows: &[Row]) -> Self {
         let mut systems = systems.to_vec();
         systems.sort();
-        Self { systems, rows: rows.to_vec(), cells: BTreeMap::new(), idle_bytes: BTreeMap::new() }
+        Self {
+            systems,
+            rows: rows.to_vec(),
+            cells: BTreeMap::new(),
+            idle_bytes: BTreeMap::new(),
+            mount_bytes: BTreeMap::new(),
+            quiet: Vec::new(),
+        }
     }
 
     pub fn add(&mut self, system: SystemKind, row: &Row, value: f64, cpu_seconds: f64, resident_bytes: u64) {
@@ -44,8 +54,14 @@ impl Report {
     }
 
     /// Resident memory before any work.
-    pub fn idle(&mut self, system: SystemKind, resources: &Resources) {
+    pub fn idle(&mut self, system: SystemKind, resources: &Resources, mount: &Resources) {
         self.idle_bytes.entry(system).or_default().push(resources.resident_bytes);
+        self.mount_bytes.entry(system).or_default().push(mount.resident_bytes);
+    }
+
+    /// How idle the machine was before a turn.
+    pub fn quiet(&mut self, share: f64) {
+        self.quiet.push(share);
     }
 
     /// Writes `table.md`, `results.json` and `plot.png` into `dir`, and prints the table.
@@ -122,12 +138,19 @@ impl Report {
                 .max();
             let _ = writeln!(
                 out,
-                "- {}: {} idle, {} largest",
+                "- {}: {} idle (of which the mount {}), {} largest",
                 system.name(),
                 idle >> 20,
+                self.mount_bytes.get(system).and_then(|v| v.iter().max()).copied().unwrap_or(0) >> 20,
                 largest.copied().unwrap_or(0) >> 20
             );
         }
+        let least = self.quiet.iter().copied().fold(1.0, f64::min);
+        let _ = writeln!(
+            out,
+            "\nBefore each turn of a system at least {:.0} % of the machine's processors were idle.",
+            least * 100.0
+        );
         out
     }
 

@@ -93,6 +93,19 @@ impl System {
         process::resources(&self.dir.display().to_string())
     }
 
+    /// What its mount process used so far.
+    pub fn mount_resources(&self) -> Resources {
+        match self.kind {
+            SystemKind::Local => Resources::default(),
+            SystemKind::Valor1 | SystemKind::Valor3 => {
+                process::resources(&format!("--dir={}", self.dir.join("data/mount").display()))
+            }
+            SystemKind::Moosefs1 | SystemKind::Moosefs3 => {
+                process::resources(&format!("mfsmount {}", self.root().display()))
+            }
+        }
+    }
+
     fn start_valor(&mut self, valor: &Path, replicas: u32) -> Result<(), String> {
         let mut child = Command::new(valor)
             .arg("up")

@@ -44,11 +44,13 @@ pub fn rows(seconds: u32, size_mib: u32, files: u32, tree: &Path) -> Vec<Row> {
     sequential("seq read 1M cached", "read", false, &["--invalidate=0"]);
     sequential("seq read 1M direct", "read", false, &["--direct=1"]);
     for jobs in [1, 4, 16] {
-        for (what, rw, direct, cold) in [
-            ("rand read 4k direct", "randread", true, false),
-            ("rand read 4k cold", "randread", false, true),
-            ("rand read 4k cached", "randread", false, false),
-            ("rand write 4k direct", "randwrite", true, false),
+        for (what, rw, direct, cold, synced) in [
+            ("rand read 4k direct", "randread", true, false, false),
+            ("rand read 4k cold", "randread", false, true, false),
+            ("rand read 4k cached", "randread", false, false, false),
+            ("rand write 4k direct", "randwrite", true, false, false),
+            // MooseFS answers a direct write from its client's memory; with fsync both have it on the servers.
+            ("rand write 4k direct+fsync", "randwrite", true, false, true),
         ] {
             let mut args = vec![
                 format!("--rw={rw}"),
@@ -60,6 +62,9 @@ pub fn rows(seconds: u32, size_mib: u32, files: u32, tree: &Path) -> Vec<Row> {
                 format!("--direct={}", u8::from(direct)),
                 "--randrepeat=0".into(),
             ];
+            if synced {
+                args.push("--fsync=1".into());
+            }
             if !direct {
                 args.push("--invalidate=0".into());
             }
