@@ -32,6 +32,7 @@ mod errno;
 mod fs;
 mod inflight;
 pub mod init;
+pub mod mix;
 pub mod mount;
 mod notify;
 mod pod;
@@ -39,6 +40,7 @@ mod reply;
 pub mod request;
 mod session;
 pub mod stats;
+pub mod wait;
 
 pub use context::Context;
 pub use dirbuf::{DirBuffer, DirPlusBuffer, dirent_type};
@@ -51,4 +53,6 @@ pub use reply::{
     Attr, Block, Copied, Created, Data, Entry, IoctlReply, Lock, Offset, Opened, Ready, StatxReply, Totals,
     Written, Xattr,
 };
+pub use mix::Mix;
 pub use session::{Session, SessionBuilder};
+pub use wait::{WaitHandle, WaitPolicy};
