@@ -20,6 +20,8 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 const BURST: u32 = 32;
 /// Requests found in a row without waiting that show work for more than one channel.
 const BACKLOG: u32 = 8;
+/// Requests waited for in a row, each alone, that show work for one channel only.
+const ALONE: u32 = 16;
 
 /// A gone kernel shows as an error condition only, without being readable.
 const WATCH: Interest = Interest::READABLE.add(Interest::ERROR);
@@ -60,6 +62,7 @@ pub(crate) async fn serve<F: Filesystem>(
         lane,
         watch: None,
         found_in_row: 0,
+        waited_in_row: 0,
     };
     let mut buffer = shared.pool.take().await?;
     let mut burst = 0;
@@ -97,9 +100,10 @@ struct Channel<'a> {
     waiter: Waiter,
     state: &'a WaitState,
     lane: &'a Lane,
-    /// The registration with the runtime; none while another channel spins.
+    /// The registration with the runtime; none while another channel serves alone.
     watch: Option<AsyncFd<Device>>,
     found_in_row: u32,
+    waited_in_row: u32,
 }
 
 impl Channel<'_> {
@@ -120,6 +124,7 @@ impl Channel<'_> {
             Step::Request(len) => {
                 self.waiter.found(1);
                 self.found_in_row += 1;
+                self.waited_in_row = 0;
                 if self.found_in_row == BACKLOG {
                     self.state.hot.leave(self.index);
                 }
@@ -210,6 +215,11 @@ impl Channel<'_> {
             match read(&self.lane.fd, buffer)? {
                 Step::Request(len) => {
                     self.waiter.blocked(episode, blocked, 1);
+                    self.waited_in_row += 1;
+                    if self.waited_in_row >= ALONE {
+                        // The others would only be woken in vain.
+                        self.state.hot.take(self.index);
+                    }
                     return Ok(Some(len));
                 }
                 Step::Gone => return Ok(None),
@@ -225,7 +235,8 @@ impl Channel<'_> {
 fn register(fd: &Arc<OwnedFd>) -> io::Result<AsyncFd<Device>> {
     // SAFETY: the descriptor is owned through the Arc in `Device` for as long as the registration exists, and
     // `as_raw_fd` always names that one.
-    unsafe { AsyncFd::register_with_interest(Device(fd.clone()), WATCH) }.map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(Device(fd.clone()), WATCH) }
+        .map_err(|error| error.into_parts().1)
 }
 
 /// Reads once, without waiting.
@@ -238,7 +249,9 @@ fn read(fd: &OwnedFd, buffer: &mut RequestBuffer) -> io::Result<Step> {
             Err(Errno::AGAIN) => return Ok(Step::Empty),
             // Interrupted by a signal; or the request was aborted before it was read.
             Err(Errno::INTR | Errno::NOENT) => {}
-            Err(Errno::NODEV | Errno::CONNABORTED | Errno::CONNRESET | Errno::NOTCONN) => return Ok(Step::Gone),
+            Err(Errno::NODEV | Errno::CONNABORTED | Errno::CONNRESET | Errno::NOTCONN) => {
+                return Ok(Step::Gone);
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,23 +1,24 @@
-//! Which channel of a connection spins.
+//! Which channel of a connection serves alone.
 //!
 //! All channels share the kernel's list of requests, and whoever watches the device is woken for each request, at the
-//! cost of the caller. So while one channel gets its requests by spinning, the others stop watching. They look again
-//! every few milliseconds and go back to watching as soon as the spinning channel has stopped polling, so that a
-//! handler that keeps its thread busy delays others by no more than that, and an idle connection has no timers.
+//! cost of the caller: on another CPU such a wake-up costs more than the request itself. So while one channel gets its
+//! requests by spinning, or one at a time, the others stop watching. They look again every few milliseconds and go back
+//! to watching as soon as no request came meanwhile, so that a handler that keeps its thread busy delays others by no
+//! more than that, and an idle connection has no timers.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::Notify;
 
 const NOBODY: usize = usize::MAX;
-/// How often a channel that does not watch looks whether the spinning one still polls.
+/// How often a channel that does not watch looks whether the one that serves alone still does.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// The place of the spinning channel.
+/// The place of the channel that serves alone.
 #[derive(Debug)]
 pub(crate) struct Hot {
     holder: AtomicUsize,
-    /// Counts the holder's polls, so that its absence shows.
+    /// Counts the holder's spins and requests, so that its absence shows.
     beat: AtomicU64,
     left: Notify,
 }
@@ -48,13 +49,13 @@ impl Hot {
         }
     }
 
-    /// Whether another channel spins.
+    /// Whether another channel serves alone.
     pub(crate) fn is_other(&self, channel: usize) -> bool {
         let holder = self.holder.load(Relaxed);
         holder != NOBODY && holder != channel
     }
 
-    /// Waits while another channel spins.
+    /// Waits while another channel serves alone.
     pub(crate) async fn while_other(&self, channel: usize) {
         while self.is_other(channel) {
             let (holder, beat) = (self.holder.load(Relaxed), self.beat.load(Relaxed));

@@ -183,10 +183,14 @@ impl Waiter {
     /// keep it from running.
     pub(crate) fn look_at_caller(&mut self, pid: u32) {
         self.caller_due = self.caller_due.wrapping_sub(1);
-        if !self.caller_due.is_multiple_of(LOOK_AT_CALLER) || !self.state.can_spin || self.state.share() >= 1.0 {
+        if !self.caller_due.is_multiple_of(LOOK_AT_CALLER)
+            || !self.state.can_spin
+            || self.state.share() >= 1.0
+        {
             return;
         }
-        self.caller_is_here = pid != 0 && cpu_of(pid).is_some_and(|cpu| cpu == rustix::thread::sched_getcpu());
+        self.caller_is_here =
+            pid != 0 && cpu_of(pid).is_some_and(|cpu| cpu == rustix::thread::sched_getcpu());
     }
 }
 
