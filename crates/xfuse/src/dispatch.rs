@@ -12,6 +12,7 @@ use crate::notify::{self, Retrieved};
 use crate::reply::{Copied, Reply, Sink, Written};
 use crate::request::*;
 use crate::stats::ChannelStats;
+use crate::wait::WaitState;
 use bytes::Bytes;
 use rustix::fd::OwnedFd;
 use std::future::{Future, poll_fn};
@@ -31,6 +32,7 @@ pub(crate) struct Shared<F> {
     pub(crate) pool: Pool,
     pub(crate) notify: Arc<notify::Inner>,
     pub(crate) inflight: Vec<Arc<Inflight>>,
+    pub(crate) wait: Arc<WaitState>,
 }
 
 /// What belongs to one channel.

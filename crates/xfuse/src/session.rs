@@ -12,6 +12,8 @@ use crate::init::{self, InitConfig, Negotiated};
 use crate::mount::{self, MountError, MountOptions, Mounted, Unmounted};
 use crate::notify::{self, Notifier};
 use crate::stats::{ChannelStats, Stats};
+use crate::wait::pm_qos::PmQosGuard;
+use crate::wait::{WaitHandle, WaitPolicy, WaitState};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use std::io::{self, IoSlice};
@@ -39,6 +41,7 @@ pub struct SessionBuilder<F> {
     buffers: usize,
     notify_threads: usize,
     on_channel_start: Option<StartHook>,
+    wait: WaitPolicy,
 }
 
 /// A mounted file system being served. Dropping it detaches the mount.
@@ -46,11 +49,13 @@ pub struct Session {
     path: PathBuf,
     negotiated: Negotiated,
     stats: Stats,
+    wait: WaitHandle,
     notify: Arc<notify::Inner>,
     ended: watch::Receiver<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Keeps the helper of an unprivileged mount from unmounting.
     _mounted: Option<OwnedFd>,
+    _pm_qos: Option<PmQosGuard>,
 }
 
 impl Session {
@@ -65,6 +70,7 @@ impl Session {
             buffers: 128,
             notify_threads: 4,
             on_channel_start: None,
+            wait: WaitPolicy::default(),
         }
     }
 }
@@ -113,6 +119,12 @@ impl<F: Filesystem> SessionBuilder<F> {
         self
     }
 
+    /// How channels wait for requests (default: they block).
+    pub fn wait(mut self, policy: WaitPolicy) -> Self {
+        self.wait = policy;
+        self
+    }
+
     /// Mounts on `path` and starts serving. Blocks until the kernel and the file system have agreed.
     pub fn mount(self, path: impl AsRef<Path>) -> Result<Session, MountError> {
         let mounted = mount::mount(path.as_ref(), &self.mount)?;
@@ -135,6 +147,8 @@ impl<F: Filesystem> SessionBuilder<F> {
         let negotiated = self.handshake(&device, notify.notifier())?;
         let pool = Pool::new(negotiated.max_write as usize, self.buffers.max(2 * self.channels));
         let lanes = open_lanes(&device, self.channels, self.max_in_flight)?;
+        let wait = WaitState::new(&self.wait, lanes.iter().map(|lane| lane.stats.clone()).collect());
+        let pm_qos = hold_pm_qos(&self.wait);
         let per_lane = lanes.iter().map(|lane| (lane.stats.clone(), lane.inflight.clone())).collect();
         let stats = Stats::new(per_lane, pool.clone());
         let shared = Arc::new(Shared {
@@ -143,6 +157,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             pool,
             notify: notify.clone(),
             inflight: lanes.iter().map(|lane| lane.inflight.clone()).collect(),
+            wait: wait.clone(),
         });
         let (end, ended) = watch::channel(false);
         let finish = Arc::new(Finish { barrier: Barrier::new(lanes.len()), end });
@@ -161,7 +176,17 @@ impl<F: Filesystem> SessionBuilder<F> {
             threads.push(std::thread::Builder::new().name(format!("fuse-{index}")).spawn(main)?);
         }
         let threads = Mutex::new(threads);
-        Ok(Session { path, negotiated, stats, notify, ended, threads, _mounted: _auto_unmount })
+        Ok(Session {
+            path,
+            negotiated,
+            stats,
+            wait: WaitHandle(wait),
+            notify,
+            ended,
+            threads,
+            _mounted: _auto_unmount,
+            _pm_qos: pm_qos,
+        })
     }
 
     /// Reads INIT and answers it.
@@ -204,6 +229,18 @@ fn open_lanes(device: &Arc<OwnedFd>, count: usize, max_in_flight: u32) -> io::Re
         .collect()
 }
 
+/// The guard, if it is wanted and allowed.
+fn hold_pm_qos(policy: &WaitPolicy) -> Option<PmQosGuard> {
+    if !policy.pm_qos {
+        return None;
+    }
+    PmQosGuard::hold()
+        .inspect_err(|error| {
+            tracing::warn!(%error, "idle CPUs will sleep: /dev/cpu_dma_latency cannot be held (it needs root)");
+        })
+        .ok()
+}
+
 /// Brings the channels together at the end.
 struct Finish {
     barrier: Barrier,
@@ -216,7 +253,7 @@ async fn run_channel<F: Filesystem>(
     lane: &Arc<Lane>,
     finish: &Finish,
 ) {
-    match classic::serve(shared, lane).await {
+    match classic::serve(index, shared, lane).await {
         Ok(classic::End::Gone) => tracing::debug!(index, "the kernel has gone"),
         // Other channels go on; this one only helps with the end.
         Err(error) => tracing::error!(index, %error, "channel failed"),
@@ -251,6 +288,11 @@ impl Session {
     /// Live statistics.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Reads and changes how channels wait; it may be kept elsewhere.
+    pub fn wait_handle(&self) -> WaitHandle {
+        self.wait.clone()
     }
 
     /// Whether the session has ended: unmounted or aborted, and `destroy` done.

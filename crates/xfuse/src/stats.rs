@@ -46,9 +46,25 @@ fn bucket_limit(index: usize) -> u64 {
     if index == 0 { 256 } else { ((5 + quarter as u64) << (octave + 8)) / 4 }
 }
 
+/// How a channel waited.
+#[derive(Debug, Default)]
+pub(crate) struct WaitCounters {
+    pub(crate) req_fuse: AtomicU64,
+    pub(crate) req_xfuse: AtomicU64,
+    pub(crate) spin_hit: AtomicU64,
+    pub(crate) spin_expired: AtomicU64,
+    pub(crate) blocked: AtomicU64,
+    pub(crate) spin_ns: AtomicU64,
+    pub(crate) block_ns: AtomicU64,
+    pub(crate) wakes: AtomicU64,
+    pub(crate) window_ns: AtomicU64,
+    pub(crate) short_gaps: AtomicU64,
+}
+
 /// Counters of one channel.
 #[derive(Debug)]
 pub(crate) struct ChannelStats {
+    pub(crate) wait: WaitCounters,
     operations: Vec<OperationCounters>,
     /// Requests of operations this crate does not know.
     pub(crate) unknown: AtomicU64,
@@ -67,6 +83,7 @@ pub(crate) struct ChannelStats {
 impl ChannelStats {
     pub(crate) fn new() -> Self {
         ChannelStats {
+            wait: WaitCounters::default(),
             operations: (0..opcode_slots()).map(|_| OperationCounters::default()).collect(),
             unknown: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
@@ -84,6 +101,62 @@ impl ChannelStats {
         counters.errors.fetch_add(u64::from(failed), Relaxed);
         counters.nanos.fetch_add(nanos, Relaxed);
         counters.latency[bucket(nanos)].fetch_add(1, Relaxed);
+    }
+}
+
+/// How one channel waited for its requests, in a [`Snapshot`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WaitStats {
+    /// Requests labelled FUSE: of waits that block at once.
+    pub req_fuse: u64,
+    /// Requests labelled XFUSE: of waits that may spin.
+    pub req_xfuse: u64,
+    /// Spins that met a request.
+    pub spin_hit: u64,
+    /// Spins whose window passed.
+    pub spin_expired: u64,
+    /// Waits that ended by blocking.
+    pub blocked: u64,
+    /// Nanoseconds spun.
+    pub spin_ns: u64,
+    /// Nanoseconds blocked.
+    pub block_ns: u64,
+    /// Times the channel was woken from blocking, with or without there being a request.
+    pub wakes: u64,
+    /// The window of the last wait in nanoseconds, 0 if it did not spin. A gauge.
+    pub window_ns: u64,
+}
+
+impl WaitStats {
+    /// Sums of counters; the largest window.
+    pub fn sum<'a>(all: impl IntoIterator<Item = &'a WaitStats>) -> WaitStats {
+        all.into_iter().fold(WaitStats::default(), |sum, one| WaitStats {
+            req_fuse: sum.req_fuse + one.req_fuse,
+            req_xfuse: sum.req_xfuse + one.req_xfuse,
+            spin_hit: sum.spin_hit + one.spin_hit,
+            spin_expired: sum.spin_expired + one.spin_expired,
+            blocked: sum.blocked + one.blocked,
+            spin_ns: sum.spin_ns + one.spin_ns,
+            block_ns: sum.block_ns + one.block_ns,
+            wakes: sum.wakes + one.wakes,
+            window_ns: sum.window_ns.max(one.window_ns),
+        })
+    }
+}
+
+impl WaitCounters {
+    fn read(&self) -> WaitStats {
+        WaitStats {
+            req_fuse: self.req_fuse.load(Relaxed),
+            req_xfuse: self.req_xfuse.load(Relaxed),
+            spin_hit: self.spin_hit.load(Relaxed),
+            spin_expired: self.spin_expired.load(Relaxed),
+            blocked: self.blocked.load(Relaxed),
+            spin_ns: self.spin_ns.load(Relaxed),
+            block_ns: self.block_ns.load(Relaxed),
+            wakes: self.wakes.load(Relaxed),
+            window_ns: self.window_ns.load(Relaxed),
+        }
     }
 }
 
@@ -128,6 +201,8 @@ impl OperationStats {
 pub struct Snapshot {
     /// Operations that occurred.
     pub operations: Vec<OperationStats>,
+    /// How each channel waited.
+    pub channels: Vec<WaitStats>,
     /// Requests being handled.
     pub in_flight: usize,
     /// Request buffers in use, one per channel included.
@@ -170,6 +245,7 @@ impl Stats {
         };
         Snapshot {
             operations: Opcode::ALL.iter().filter_map(|opcode| self.operation(*opcode)).collect(),
+            channels: self.channels.iter().map(|(stats, _)| stats.wait.read()).collect(),
             in_flight: self.channels.iter().map(|(_, inflight)| inflight.busy()).sum(),
             buffers_in_use: self.pool.in_use(),
             unknown: sum(|s| &s.unknown),
