@@ -1,5 +1,6 @@
 //! Configuration of a mount: 3FS's FUSE keys (`src/fuse/FuseConfig.h`) and a section of our own.
 
+use crate::coherence::KeepCache;
 use serde::{Deserialize, Serialize};
 use valor_client::meta::MetaClientConfig;
 use valor_client::mgmtd::MgmtdClientConfig;
@@ -130,6 +131,8 @@ pub struct ValorConfig {
     pub write_behind: Size,
     /// The kernel's readahead of this mount (only root can raise it above 128 KiB); 0 leaves it.
     pub read_ahead: Size,
+    /// When the kernel keeps a file's pages between opens.
+    pub keep_cache: KeepCache,
     /// close(2) of a file that was written ends its session at once, saving a call; a later write through a duplicated
     /// descriptor opens it again.
     pub close_on_flush: bool,
@@ -197,6 +200,7 @@ impl Default for ValorConfig {
             write_behind_per_file: Size::new(8 << 20),
             write_behind: Size::new(64 << 20),
             read_ahead: Size::new(1 << 20),
+            keep_cache: KeepCache::Never,
             close_on_flush: true,
         }
     }

@@ -30,7 +30,10 @@ impl<C: Cluster> Core<C> {
             return Ok(dry(r.size));
         }
         let node = match self.files.get(r.fh) {
-            Some(handle) => handle.node.clone(),
+            Some(handle) => {
+                handle.open_ended();
+                handle.node.clone()
+            }
             None => self.nodes.get(from_ino(r.ino)).ok_or(Errno::EBADF)?,
         };
         let map = node.map().or_errno("read")?;
@@ -151,7 +154,14 @@ impl<C: Cluster> Core<C> {
             }
             Ok(())
         };
-        self.exclusively(node, change).await
+        let result = self.exclusively(node, change).await;
+        // The contents are others now, though the length is not: the next sync has to say so.
+        let mut dynamic = node.dynamic.lock();
+        let version = dynamic.truncate_ver;
+        dynamic.finish_write(version, Some(0), user.uid, self.now());
+        drop(dynamic);
+        self.mark_dirty(node.id());
+        result
     }
 
     async fn write_zeros(&self, user: &UserInfo, node: &Node, range: Range<u64>) -> Result<(), Errno> {
@@ -175,7 +185,6 @@ impl<C: Cluster> Core<C> {
             }
             at += written;
         }
-        node.dynamic.lock().mtime = Some(self.now());
         Ok(())
     }
 

@@ -126,6 +126,7 @@ impl<C: Cluster> Filesystem for FuseFs<C> {
 
     async fn flush(&self, cx: &Context, r: Flush) -> Result<(), Errno> {
         let handle = self.core.file(r.fh)?;
+        handle.open_ended();
         self.core.flush_handle(&handle, &self.core.user(cx)).await
     }
 

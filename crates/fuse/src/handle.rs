@@ -1,5 +1,6 @@
 //! Open files and directories, by the number the kernel got for them.
 
+use crate::coherence::{Admission, Ticket};
 use crate::inode::Node;
 use bstr::BString;
 use parking_lot::{Mutex, RwLock};
@@ -22,23 +23,37 @@ pub(crate) struct FileHandle {
     pub(crate) session: tokio::sync::Mutex<Option<Uuid>>,
     /// Errors that this handle has learnt of.
     pub(crate) seen_errors: Mutex<u64>,
+    /// What its open made the kernel drop.
+    pub(crate) ticket: Ticket,
     /// The kernel has closed it.
     pub(crate) released: AtomicBool,
 }
 
 impl FileHandle {
-    pub(crate) fn new(node: Arc<Node>, user: UserInfo, flags: i32, session: Option<Uuid>) -> Self {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        user: UserInfo,
+        flags: i32,
+        session: Option<Uuid>,
+        admission: Admission,
+    ) -> Self {
         let seen_errors = Mutex::new(node.errors.position());
         if session.is_none() {
             node.unprotected.fetch_add(1, Ordering::AcqRel);
         }
         let released = AtomicBool::new(false);
-        FileHandle { node, user, flags, session: tokio::sync::Mutex::new(session), seen_errors, released }
+        let (session, ticket) = (tokio::sync::Mutex::new(session), Ticket::new(admission));
+        FileHandle { node, user, flags, session, seen_errors, ticket, released }
     }
 
     /// Whether it was opened for writing.
     pub(crate) fn writes(&self) -> bool {
         writes(self.flags)
+    }
+
+    /// A request came that the kernel sends only after the open(2) has ended.
+    pub(crate) fn open_ended(&self) {
+        self.ticket.open_ended(&self.node.coherence);
     }
 
     /// The error of an acknowledged write that this handle does not know of yet.

@@ -1,5 +1,6 @@
 //! The table of inodes that the kernel refers to (`src/fuse/FuseOps.cc`, `RcInode`).
 
+use crate::coherence::Coherence;
 use crate::dynamic::Dynamic;
 use crate::pipeline::{ErrorSequence, Pipeline};
 use crate::write::Buffer;
@@ -28,6 +29,10 @@ pub(crate) struct Node {
     pub(crate) writer: tokio::sync::Mutex<Option<Buffer>>,
     /// Writes on their way.
     pub(crate) pipeline: Arc<Pipeline>,
+    /// What the kernel has cached of it.
+    pub(crate) coherence: Coherence,
+    /// The thread that was last told that the name it opened leads elsewhere.
+    pub(crate) told_stale: AtomicU32,
     /// Errors of acknowledged writes.
     pub(crate) errors: ErrorSequence,
     /// One extension of the stripe at a time.
@@ -53,6 +58,8 @@ impl Node {
             lookups: AtomicU64::new(0),
             writer: tokio::sync::Mutex::default(),
             pipeline: Arc::default(),
+            coherence: Coherence::default(),
+            told_stale: AtomicU32::new(u32::MAX),
             errors: ErrorSequence::default(),
             extending: tokio::sync::Mutex::default(),
             handles: AtomicU32::new(0),
@@ -75,6 +82,12 @@ impl Node {
     /// Where the file's bytes are; made when first needed.
     pub(crate) fn map(&self) -> Result<&FileMap, Status> {
         self.map.get_or_init(|| FileMap::of(&self.first)).as_ref().map_err(Clone::clone)
+    }
+
+    /// Bytes that were acknowledged could not be written. The kernel may have them in its cache.
+    pub(crate) fn write_failed(&self, errno: xfuse::Errno) {
+        self.errors.record(errno);
+        self.coherence.forget_pages();
     }
 
     /// Takes over a reply of the server that says nothing about our own writes.

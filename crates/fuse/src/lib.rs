@@ -7,6 +7,7 @@
 //!   `3fs-virt`. Errors become errno values in `errno`.
 //! * `write` collects bytes and sends them behind the writer's back, `pipeline` keeps account of what is on its way,
 //!   and `sync` tells the metadata service.
+//! * `coherence` decides at each open what the kernel may keep of what it has cached.
 //! * `inode` and `handle` hold what the kernel refers to; `dynamic` is the pure bookkeeping of lengths and times.
 //!
 //! Nothing here knows of connections, retries or chunk placement, and no path is ever resolved but those users give to
@@ -15,6 +16,7 @@
 mod attr;
 mod clients;
 mod cluster;
+mod coherence;
 mod config;
 mod connect;
 mod core;
@@ -40,6 +42,7 @@ mod xattr;
 
 pub use clients::Clients;
 pub use cluster::Cluster;
+pub use coherence::KeepCache;
 pub use config::{Config, IoBufs, IoWorkers, PeriodicSync, StorageIo, ValorConfig};
 pub use connect::{Connection, Joining};
 pub use core::MountParams;

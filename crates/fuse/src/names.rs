@@ -2,6 +2,7 @@
 
 use crate::attr::{attributes, join_time};
 use crate::cluster::Cluster;
+use crate::coherence::{Admission, Token, open_errno};
 use crate::core::{Core, at, not_virtual, text};
 use crate::errno::{self, OrErrno};
 use crate::handle::{FileHandle, writes};
@@ -36,6 +37,7 @@ impl<C: Cluster> Core<C> {
             Some(_) => (settings.symlink_timeout, settings.symlink_timeout),
             None => (settings.entry_timeout, settings.attr_timeout),
         };
+        self.tell(inode);
         Entry { nodeid: to_ino(inode.id), generation: 0, entry_valid, attr_valid, attr: attributes(inode) }
     }
 
@@ -43,6 +45,7 @@ impl<C: Cluster> Core<C> {
         let settings = self.settings(cx);
         let link = inode.data.as_symlink().is_some();
         let valid = if link { settings.symlink_timeout } else { settings.attr_timeout };
+        self.tell(inode);
         Attr { valid, attr: attributes(inode) }
     }
 
@@ -336,12 +339,9 @@ impl<C: Cluster> Core<C> {
         }
         let node = self.node(r.ino)?;
         let user = self.user(cx);
-        if flags & libc::O_TRUNC != 0 && !writes(flags) {
-            // The server truncates only for writers.
-            self.truncate(cx, &node, 0).await?;
-        }
+        let asked = self.now();
         let session = writes(flags).then(|| self.new_session());
-        if session.is_some() {
+        let inode = if session.is_some() {
             let opened = async {
                 node.dynamic.lock().forget_accepted();
                 self.cluster.open(&user, node.id(), session, OpenFlags(flags)).await
@@ -351,13 +351,23 @@ impl<C: Cluster> Core<C> {
             } else {
                 self.cluster.open(&user, node.id(), session, OpenFlags(flags)).await
             };
-            self.note_opened(&node, &result.or_errno("open")?, flags);
-            if r.kill_suidgid {
-                self.kill_set_id(cx, &node).await?;
-            }
+            let inode = result.map_err(|status| open_errno(&status))?;
+            self.note_opened(&node, &inode, flags);
+            let killed = if r.kill_suidgid { self.kill_set_id(cx, &node).await? } else { None };
+            killed.unwrap_or(inode)
+        } else if flags & libc::O_TRUNC != 0 {
+            // The server truncates only for writers.
+            self.truncate(cx, &node, 0).await?
+        } else {
+            self.inode_for_open(cx, &user, &node).await?
+        };
+        if flags & libc::O_TRUNC == 0 {
+            // With it the kernel forgets attributes by itself.
+            self.drop_other_attributes(&node, &inode).await;
         }
+        let admission = node.coherence.admit(Token::of(&inode), asked, self.keep_cache());
         let cached = self.settings(cx).enable_read_cache || flags & libc::O_NONBLOCK != 0;
-        Ok(self.opened(cx, node, flags, session, !cached))
+        Ok(self.opened(cx, node, flags, session, !cached, admission))
     }
 
     /// Takes over the server's answer to an open; a truncation covers all earlier writes.
@@ -378,6 +388,7 @@ impl<C: Cluster> Core<C> {
         flags: i32,
         session: Option<valor_wire::Uuid>,
         uncached: bool,
+        admission: Admission,
     ) -> Opened {
         let appends = writes(flags) && flags & libc::O_APPEND != 0;
         // An append may land elsewhere than the kernel thinks, so its cache must not keep the bytes.
@@ -386,8 +397,11 @@ impl<C: Cluster> Core<C> {
         if flags & libc::O_DIRECT != 0 && !appends {
             open_flags |= abi::FOPEN_PARALLEL_DIRECT_WRITES;
         }
+        if admission.keep {
+            open_flags |= abi::FOPEN_KEEP_CACHE;
+        }
         self.readers.handle_opened(&node);
-        let fh = self.files.insert(FileHandle::new(node, self.user(cx), flags, session));
+        let fh = self.files.insert(FileHandle::new(node, self.user(cx), flags, session, admission));
         Opened { fh, flags: open_flags, backing_id: 0 }
     }
 
@@ -400,6 +414,7 @@ impl<C: Cluster> Core<C> {
         }
         let flags = r.flags as i32;
         let user = self.user(cx);
+        let asked = self.now();
         let session = writes(flags).then(|| self.new_session());
         let path = at(r.parent, r.name);
         let created = self.cluster.create(&user, path, session, OpenFlags(flags), r.mode & 0o7777);
@@ -408,9 +423,10 @@ impl<C: Cluster> Core<C> {
         self.readers.note_name(&node, r.parent, r.name);
         self.note_opened(&node, &inode, flags);
         let uncached = !self.settings(cx).enable_read_cache;
+        let admission = node.coherence.admit(Token::of(&inode), asked, self.keep_cache());
         Ok(Created {
             entry: self.plain_entry(cx, &inode),
-            opened: self.opened(cx, node, flags, session, uncached),
+            opened: self.opened(cx, node, flags, session, uncached, admission),
         })
     }
 

@@ -213,7 +213,7 @@ impl<C: Cluster> Core<C> {
             Err(status) => {
                 let errno = errno::from("append", &status);
                 node.pipeline.set_buffered(None);
-                node.errors.record(errno);
+                node.write_failed(errno);
                 Err(errno)
             }
         }
@@ -254,7 +254,7 @@ impl<C: Cluster> Core<C> {
         let (core, node) = (self.clone(), node.clone());
         tokio::spawn(async move {
             if let Err(status) = core.write_all(&node, &user, offset, data).await {
-                node.errors.record(errno::from("write", &status));
+                node.write_failed(errno::from("write", &status));
             }
             drop((flight, share));
         });

@@ -72,7 +72,7 @@ pub struct Config {
     /// Time for one operation with all its retries; 0 is unlimited.
     pub operation_timeout: Duration,
     /// Valor only: times change when POSIX says so. C++ 3FS leaves a directory's times alone when its entries change,
-    /// and `ctime` when a file is renamed or its times are set; see the module `times`.
+    /// and `ctime` when a file is renamed, written or its times are set; see the module `times`.
     pub posix_times: bool,
     /// Retries of a transaction.
     pub retry_transaction: RetryTransaction,

@@ -189,6 +189,8 @@ fn base(process: &Process) -> Config {
         base.mgmtd = base.mgmtd.fast();
         base.storage.retry = valor_client::storage::RetryConfig::fast();
         base.time_granularity = valor_config::Duration::from_micros(1);
+        // The profile's metadata servers keep POSIX times.
+        base.valor.keep_cache = valor_fuse::KeepCache::Versioned;
     }
     base
 }

@@ -4,9 +4,11 @@ mod harness;
 
 use harness::Cluster;
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{File, FileTimes, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 #[test]
 fn what_one_mount_closed_the_other_opens() {
@@ -23,6 +25,148 @@ fn what_one_mount_closed_the_other_opens() {
     std::fs::write(there.join("dir/a"), "1").expect("write in the other's directory");
     std::fs::rename(there.join("dir/a"), there.join("dir/b")).expect("rename");
     assert_eq!(std::fs::read_to_string(here.join("dir/b")).expect("read"), "1");
+    cluster.down();
+}
+
+/// Opens for writing without truncation.
+fn open_for_writing(path: &Path) -> File {
+    OpenOptions::new().write(true).open(path).expect("open for writing")
+}
+
+/// Ways to change the file's contents: after each, a reader that opens sees bytes of this value in its second block.
+fn changes() -> Vec<(&'static str, fn(&Path, u8))> {
+    vec![
+        ("rewritten", |path, byte| std::fs::write(path, vec![byte; 16 << 10]).expect("write")),
+        ("written in place", |path, byte| {
+            open_for_writing(path).write_all_at(&[byte; 4096], 4096).expect("write");
+        }),
+        ("written in place, with its times set back", |path, byte| {
+            let file = open_for_writing(path);
+            let old = file.metadata().expect("stat");
+            file.write_all_at(&[byte; 4096], 4096).expect("write");
+            let times = FileTimes::new().set_modified(old.modified().expect("mtime"));
+            file.set_times(times).expect("utimes");
+        }),
+        ("written directly", |path, byte| {
+            let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).expect("open");
+            let room = vec![byte; 2 * 4096];
+            let start = room.as_ptr().align_offset(4096);
+            file.write_all_at(&room[start..start + 4096], 4096).expect("direct write");
+        }),
+        ("written through a mapping", |path, byte| {
+            let file = OpenOptions::new().read(true).write(true).open(path).expect("open");
+            // SAFETY: a fresh shared mapping of a file of at least 16 KiB, written within its bounds and unmapped.
+            unsafe {
+                let protection = libc::PROT_READ | libc::PROT_WRITE;
+                let at = libc::mmap(
+                    std::ptr::null_mut(),
+                    16 << 10,
+                    protection,
+                    libc::MAP_SHARED,
+                    file.as_raw_fd(),
+                    0,
+                );
+                assert_ne!(at, libc::MAP_FAILED);
+                std::ptr::write_bytes(at.cast::<u8>().add(4096), byte, 4096);
+                assert_eq!(libc::msync(at, 16 << 10, libc::MS_SYNC), 0);
+                assert_eq!(libc::munmap(at, 16 << 10), 0);
+            }
+        }),
+        ("cut and grown", |path, byte| {
+            let file = open_for_writing(path);
+            file.set_len(4096).expect("truncate");
+            file.set_len(16 << 10).expect("truncate");
+            file.write_all_at(&[byte; 4096], 4096).expect("write");
+        }),
+        ("punched and written", |path, byte| {
+            let file = open_for_writing(path);
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            // SAFETY: plain integers and a descriptor that is open.
+            assert_eq!(unsafe { libc::fallocate(file.as_raw_fd(), mode, 4096, 4096) }, 0);
+            drop(file);
+            if byte != 0 {
+                open_for_writing(path).write_all_at(&[byte; 4096], 4096).expect("write");
+            }
+        }),
+        ("replaced by a rename", |path, byte| {
+            let new = path.with_extension("new");
+            std::fs::write(&new, vec![byte; 16 << 10]).expect("write");
+            std::fs::rename(&new, path).expect("rename");
+        }),
+        ("replaced by a rename, the old one kept", |path, byte| {
+            let new = path.with_extension("new");
+            std::fs::write(&new, vec![byte; 16 << 10]).expect("write");
+            std::fs::rename(path, path.with_extension("old")).expect("rename");
+            std::fs::rename(&new, path).expect("rename");
+        }),
+    ]
+}
+
+fn second_block(path: &Path) -> u8 {
+    let text = std::fs::read(path).expect("read");
+    assert_eq!(text.len(), 16 << 10);
+    let block = &text[4096..8192];
+    assert!(block.iter().all(|byte| *byte == block[0]), "a block is changed as a whole here");
+    block[0]
+}
+
+/// The reader never writes, so nothing but its opens can tell it of changes. What it keeps in the page cache must be of
+/// the last version, however soon after another it comes and whatever it leaves as it was.
+#[test]
+fn each_way_to_change_a_file_is_seen_by_the_next_open() {
+    let mut cluster = Cluster::start(&["--chunk-size", "64KB"]);
+    let here = cluster.mount().join("shared");
+    let there = cluster.mount_again("second").join("shared");
+    std::fs::write(&here, vec![1_u8; 16 << 10]).expect("write");
+    let mut byte = 1_u8;
+    for round in 0..8 {
+        for (way, change) in changes() {
+            assert_eq!(second_block(&there), byte, "before: {way}");
+            byte = byte.wrapping_add(1);
+            change(&here, byte);
+            for again in 0..3 {
+                assert_eq!(second_block(&there), byte, "round {round}: {way}, read {again}");
+            }
+            assert_eq!(second_block(&here), byte, "round {round}: {way}, own mount");
+        }
+        byte = byte.wrapping_add(1);
+        let punch = changes()[6].1;
+        punch(&here, 0);
+        assert_eq!(second_block(&there), 0, "a hole is seen");
+        punch(&here, byte);
+    }
+    // A length that only the other mount knows.
+    for length in [5_000, 70_000, 3, 200_000, 0, 1] {
+        std::fs::write(&here, vec![9; length]).expect("write");
+        assert_eq!(std::fs::read(&there).expect("read").len(), length);
+    }
+    cluster.down();
+}
+
+/// Pages of a file in the cache, as `fincore` counts them.
+fn cached_pages(path: &Path) -> usize {
+    let text = harness::run("fincore", &["-n", "-o", "PAGES", path.to_str().expect("a plain name")]);
+    text.trim().parse().expect("a number")
+}
+
+#[test]
+fn pages_stay_cached_between_opens_until_another_mount_writes() {
+    let mut cluster = Cluster::start(&[]);
+    let here = cluster.mount().join("file");
+    let there = cluster.mount_again("second").join("file");
+    std::fs::write(&here, vec![1_u8; 64 << 10]).expect("write");
+    let read = || std::fs::read(&there).expect("read");
+    // Memory pressure may take pages away at any time, so once is enough.
+    harness::wait_until("pages to stay", || read().len() == 64 << 10 && cached_pages(&there) == 16);
+    open_for_writing(&here).write_all_at(&[2], 0).expect("write");
+    assert_eq!(cached_pages(&there), 0, "an open after the change drops them");
+    assert_eq!(read()[0], 2);
+    // A reader that has it open meanwhile does not keep others from seeing the change.
+    let mut open = File::open(&there).expect("open");
+    let mut first = [0_u8; 1];
+    open.read_exact(&mut first).expect("read");
+    open_for_writing(&here).write_all_at(&[3], 0).expect("write");
+    assert_eq!(read()[0], 3);
     cluster.down();
 }
 

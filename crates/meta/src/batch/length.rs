@@ -10,6 +10,7 @@ use crate::distributor::Stamp;
 use crate::error::{Result, fail, status};
 use crate::ops::set_attr::set_time;
 use crate::store::{Tx, remove_session};
+use crate::times::touch_content;
 
 /// What was learnt about the length in earlier tries of the same batch.
 #[derive(Debug, Default)]
@@ -79,6 +80,8 @@ impl Batch {
         }
         if merged.update {
             dirty |= self.update_length(cx, tx, inode, &merged).await?;
+            // Who wants the length updated has written.
+            dirty |= touch_content(cx, inode);
         }
         Ok(dirty)
     }

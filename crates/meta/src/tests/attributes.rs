@@ -137,6 +137,24 @@ async fn posix_change_times_follow_every_change() {
 }
 
 #[tokio::test]
+async fn every_change_of_contents_has_a_ctime_of_its_own() {
+    let server = TestServer::start(test_config()).await;
+    // A clock that stands still for a day, and times that the client keeps from moving.
+    server.configure("posix_times = true\ntime_granularity = \"86400s\"");
+    let file = server.create("f").await;
+    let mut last = file.data.ctime;
+    for length in [10, 10, 10, 20, 5] {
+        server.chunks.write(file.id, length);
+        let change = SyncReq { update_length: true, ..SyncReq::default() };
+        let inode = server.sync(file.id, change).await.unwrap();
+        assert!(inode.data.ctime > last);
+        last = inode.data.ctime;
+    }
+    let read = SyncReq { atime: Some(last), ..SyncReq::default() };
+    assert_eq!(server.sync(file.id, read).await.unwrap().data.ctime, last, "reading changes nothing");
+}
+
+#[tokio::test]
 async fn users_are_checked_if_asked() {
     let server = TestServer::start(test_config()).await;
     let mut base = server.base(5);
