@@ -12,6 +12,7 @@ use crate::init::{self, InitConfig, Negotiated};
 use crate::mount::{self, MountError, MountOptions, Mounted, Unmounted};
 use crate::notify::{self, Notifier};
 use crate::stats::{ChannelStats, Stats};
+use crate::transport::{InUse, Transport};
 use crate::wait::pm_qos::PmQosGuard;
 use crate::wait::{WaitHandle, WaitPolicy, WaitState};
 use parking_lot::Mutex;
@@ -42,6 +43,7 @@ pub struct SessionBuilder<F> {
     notify_threads: usize,
     on_channel_start: Option<StartHook>,
     wait: WaitPolicy,
+    transport: Transport,
 }
 
 /// A mounted file system being served. Dropping it detaches the mount.
@@ -50,6 +52,7 @@ pub struct Session {
     negotiated: Negotiated,
     stats: Stats,
     wait: WaitHandle,
+    transport: InUse,
     notify: Arc<notify::Inner>,
     ended: watch::Receiver<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -71,6 +74,7 @@ impl Session {
             notify_threads: 4,
             on_channel_start: None,
             wait: WaitPolicy::default(),
+            transport: Transport::Auto,
         }
     }
 }
@@ -119,6 +123,12 @@ impl<F: Filesystem> SessionBuilder<F> {
         self
     }
 
+    /// How requests travel (default: [`Transport::Auto`]). What the kernel does not offer falls back to classic.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
     /// How channels wait for requests (default: they block).
     pub fn wait(mut self, policy: WaitPolicy) -> Self {
         self.wait = policy;
@@ -149,6 +159,11 @@ impl<F: Filesystem> SessionBuilder<F> {
         let lanes = open_lanes(&device, self.channels, self.max_in_flight)?;
         let wait = WaitState::new(&self.wait, lanes.iter().map(|lane| lane.stats.clone()).collect());
         let pm_qos = hold_pm_qos(&self.wait);
+        let fallback = (self.transport == Transport::Uring).then(|| "io_uring is not built in yet".to_owned());
+        let transport = InUse { transport: Transport::Classic, fallback };
+        if let Some(reason) = &transport.fallback {
+            tracing::warn!(reason, "FUSE over io_uring is not used");
+        }
         let per_lane = lanes.iter().map(|lane| (lane.stats.clone(), lane.inflight.clone())).collect();
         let stats = Stats::new(per_lane, pool.clone());
         let shared = Arc::new(Shared {
@@ -181,6 +196,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             negotiated,
             stats,
             wait: WaitHandle(wait),
+            transport,
             notify,
             ended,
             threads,
@@ -288,6 +304,11 @@ impl Session {
     /// Live statistics.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// The transport in use.
+    pub fn transport(&self) -> &InUse {
+        &self.transport
     }
 
     /// Reads and changes how channels wait; it may be kept elsewhere.
