@@ -375,8 +375,13 @@ mod tests {
         live.hot_update("valor.mix = \"0.25\"\nvalor.max_window = \"20us\"", "test").unwrap();
         let policy = live.get().valor.wait_policy().unwrap();
         assert_eq!((policy.mix, policy.max_window.as_micros()), (xfuse::Mix::Fixed(0.25), 20));
-        for bad in ["mix = \"2\"", "max_window = \"1s\"", "transport = \"pigeon\"", "spin_budget = 2.0", "channels = 1000"]
-        {
+        for bad in [
+            "mix = \"2\"",
+            "max_window = \"1s\"",
+            "transport = \"pigeon\"",
+            "spin_budget = 2.0",
+            "channels = 1000",
+        ] {
             assert!(live.apply(&format!("[valor]\n{bad}"), "test").is_err(), "{bad}");
         }
         assert!(live.hot_update("valor.transport = \"uring\"", "test").is_err(), "cold");

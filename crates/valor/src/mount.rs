@@ -170,7 +170,9 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
     }
     // Without it the mount only cannot be asked.
     let control = control::serve(&process.args.dir, target, Arc::clone(&live))
-        .inspect_err(|error| tracing::warn!(%error, "no control socket: mount-stats and mount-set will not work"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "no control socket: mount-stats and mount-set will not work"),
+        )
         .ok();
     tokio::select! {
         () = session.ended() => tracing::info!("unmounted from outside"),

@@ -48,13 +48,13 @@ pub use dirbuf::{DirBuffer, DirPlusBuffer, dirent_type};
 pub use errno::Errno;
 pub use fs::{Filesystem, SessionInfo};
 pub use init::{InitConfig, Negotiated};
+pub use mix::Mix;
 pub use mount::{MountError, MountMethod, MountOptions, Unmounted};
 pub use notify::{Notifier, Pending, Retrieved};
 pub use reply::{
     Attr, Block, Copied, Created, Data, Entry, IoctlReply, Lock, Offset, Opened, Ready, StatxReply, Totals,
     Written, Xattr,
 };
-pub use mix::Mix;
 pub use session::{Session, SessionBuilder};
 pub use transport::Transport;
 pub use wait::{WaitHandle, WaitPolicy};

@@ -72,7 +72,11 @@ impl Diffuser {
     /// The label of the next batch at share `a`.
     pub fn next(&self, a: f64) -> Label {
         // n and f stay far below 2^53 (thousands of years), so the comparison is exact enough.
-        if (self.fuse + 1) as f64 <= a * (self.requests + 1) as f64 + 0.5 { Label::Fuse } else { Label::Xfuse }
+        if (self.fuse + 1) as f64 <= a * (self.requests + 1) as f64 + 0.5 {
+            Label::Fuse
+        } else {
+            Label::Xfuse
+        }
     }
 
     /// Counts a batch of requests that carry `label`.

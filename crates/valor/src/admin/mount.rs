@@ -86,8 +86,7 @@ fn escaped(text: &str) -> String {
 }
 
 fn settings_line(report: &Report) -> String {
-    let chosen =
-        if report.mix == "auto" { format!(" (chose {:.2})", report.share) } else { String::new() };
+    let chosen = if report.mix == "auto" { format!(" (chose {:.2})", report.share) } else { String::new() };
     let fallback = report
         .fallback
         .as_ref()
@@ -122,7 +121,16 @@ fn show(report: &Report, last: Option<&Report>, interval: u64, refresh: bool) ->
         report.refused_replies
     );
     let mut table = Table::new(&[
-        "Channel", "Fuse", "Xfuse", "Hit", "Expired", "Blocked", "Wakes", "Spin ms", "Block ms", "Window us",
+        "Channel",
+        "Fuse",
+        "Xfuse",
+        "Hit",
+        "Expired",
+        "Blocked",
+        "Wakes",
+        "Spin ms",
+        "Block ms",
+        "Window us",
     ]);
     for (index, channel) in report.channels.iter().enumerate() {
         let millis = |nanos: u64| format!("{:.1}", nanos as f64 / 1e6);

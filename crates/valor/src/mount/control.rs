@@ -84,7 +84,9 @@ pub fn serve(dir: &Path, target: Target, config: Arc<Live<Config>>) -> Result<Co
     let path = checked(dir)?.join(SOCKET);
     let shown = path.display();
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(format!("{shown}: {error}")),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("{shown}: {error}"));
+        }
         _ => {}
     }
     // Made under another name and closed to others before it can be found.

@@ -70,17 +70,7 @@ impl From<&WaitStats> for Channel {
             wakes,
             window_ns,
         } = *stats;
-        Channel {
-            req_fuse,
-            req_xfuse,
-            spin_hit,
-            spin_expired,
-            blocked,
-            spin_ns,
-            block_ns,
-            wakes,
-            window_ns,
-        }
+        Channel { req_fuse, req_xfuse, spin_hit, spin_expired, blocked, spin_ns, block_ns, wakes, window_ns }
     }
 }
 

@@ -1,7 +1,8 @@
 //! A channel over read(2) and writev(2) of its own descriptor of the device.
 
+use super::End;
 use crate::buffer::RequestBuffer;
-use crate::dispatch::{Lane, RequestBytes, SMALL, Shared, dispatch};
+use crate::dispatch::{Lane, RequestBytes, Route, SMALL, Shared, dispatch};
 use crate::fs::Filesystem;
 use crate::wait::WaitState;
 use crate::wait::waiter::{Episode, Spun, Waiter};
@@ -33,13 +34,6 @@ impl AsRawFd for Device {
     }
 }
 
-/// Why a channel ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The file system was unmounted or the connection aborted.
-    Gone,
-}
-
 /// One read of the device.
 enum Step {
     Request(usize),
@@ -55,8 +49,8 @@ pub(crate) async fn serve<F: Filesystem>(
 ) -> io::Result<End> {
     let mut channel = Channel {
         index,
-        waiter: Waiter::new(shared.wait.clone(), lane.stats.clone()),
-        state: &shared.wait,
+        waiter: Waiter::new(lane.wait.clone(), lane.stats.clone()),
+        state: &lane.wait,
         lane,
         watch: None,
         found_in_row: 0,
@@ -75,7 +69,7 @@ pub(crate) async fn serve<F: Filesystem>(
             let full = std::mem::replace(&mut buffer, RequestBuffer::empty(&shared.pool));
             RequestBytes::Large(full.freeze())
         };
-        dispatch(shared, lane, request, slot);
+        dispatch(shared, lane, request, slot, Route::Device);
         if buffer.is_empty() {
             buffer = shared.pool.take().await?;
         }
@@ -167,7 +161,7 @@ impl Channel<'_> {
             Spun::Expired => None,
             Spun::Hit(step) => match step? {
                 Step::Request(len) => {
-                    self.waiter.hit(episode, 1);
+                    self.waiter.obtained(episode, 1);
                     Some(Some(len))
                 }
                 Step::Gone | Step::Empty => Some(None),
@@ -209,7 +203,8 @@ impl Channel<'_> {
             };
             match read(&self.lane.fd, buffer)? {
                 Step::Request(len) => {
-                    self.waiter.blocked(episode, blocked, 1);
+                    self.waiter.woken(episode, blocked);
+                    self.waiter.obtained(episode, 1);
                     return Ok(Some(len));
                 }
                 Step::Gone => return Ok(None),
@@ -225,7 +220,8 @@ impl Channel<'_> {
 fn register(fd: &Arc<OwnedFd>) -> io::Result<AsyncFd<Device>> {
     // SAFETY: the descriptor is owned through the Arc in `Device` for as long as the registration exists, and
     // `as_raw_fd` always names that one.
-    unsafe { AsyncFd::register_with_interest(Device(fd.clone()), WATCH) }.map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(Device(fd.clone()), WATCH) }
+        .map_err(|error| error.into_parts().1)
 }
 
 /// Reads once, without waiting.
@@ -238,7 +234,9 @@ fn read(fd: &OwnedFd, buffer: &mut RequestBuffer) -> io::Result<Step> {
             Err(Errno::AGAIN) => return Ok(Step::Empty),
             // Interrupted by a signal; or the request was aborted before it was read.
             Err(Errno::INTR | Errno::NOENT) => {}
-            Err(Errno::NODEV | Errno::CONNABORTED | Errno::CONNRESET | Errno::NOTCONN) => return Ok(Step::Gone),
+            Err(Errno::NODEV | Errno::CONNABORTED | Errno::CONNRESET | Errno::NOTCONN) => {
+                return Ok(Step::Gone);
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -156,8 +156,8 @@ impl Waiter {
         outcome
     }
 
-    /// A spin has ended the episode.
-    pub(crate) fn hit(&mut self, episode: &Episode, requests: u64) {
+    /// The episode has ended with requests.
+    pub(crate) fn obtained(&mut self, episode: &Episode, requests: u64) {
         self.count(episode.label, requests);
     }
 
@@ -167,8 +167,7 @@ impl Waiter {
     }
 
     /// Blocking has ended the episode; it began at `blocked`.
-    pub(crate) fn blocked(&mut self, episode: &Episode, blocked: Instant, requests: u64) {
-        self.count(episode.label, requests);
+    pub(crate) fn woken(&mut self, episode: &Episode, blocked: Instant) {
         let now = Instant::now();
         let counters = &self.stats.wait;
         counters.wakes.fetch_add(1, Relaxed);
@@ -183,10 +182,14 @@ impl Waiter {
     /// keep it from running.
     pub(crate) fn look_at_caller(&mut self, pid: u32) {
         self.caller_due = self.caller_due.wrapping_sub(1);
-        if !self.caller_due.is_multiple_of(LOOK_AT_CALLER) || !self.state.can_spin || self.state.share() >= 1.0 {
+        if !self.caller_due.is_multiple_of(LOOK_AT_CALLER)
+            || !self.state.can_spin
+            || self.state.share() >= 1.0
+        {
             return;
         }
-        self.caller_is_here = pid != 0 && cpu_of(pid).is_some_and(|cpu| cpu == rustix::thread::sched_getcpu());
+        self.caller_is_here =
+            pid != 0 && cpu_of(pid).is_some_and(|cpu| cpu == rustix::thread::sched_getcpu());
     }
 }
 
@@ -223,7 +226,8 @@ mod tests {
         for _ in 0..10 {
             let episode = waiter.begin(true);
             assert_eq!(waiter.window_ns(&episode, false), 0, "no spin at 1");
-            waiter.blocked(&episode, Instant::now(), 1);
+            waiter.woken(&episode, Instant::now());
+            waiter.obtained(&episode, 1);
         }
         assert_eq!(read(), (35, 75));
         assert_eq!((stats.wait.spin_ns.load(Relaxed), stats.wait.blocked.load(Relaxed)), (0, 10));
