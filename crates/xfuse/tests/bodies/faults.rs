@@ -5,6 +5,7 @@ use crate::common::{can_mount, eventually, mount_with};
 use bytes::Bytes;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -295,7 +296,10 @@ fn start_daemon(mountpoint: &Path) -> Child {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    eventually("the daemon", || state(mountpoint).unwrap() == MountState::Alive);
+    // Another file system than that of the directory below; a dead one has no metadata.
+    let below = fs::metadata(mountpoint.parent().unwrap()).unwrap().dev();
+    eventually("the daemon", || fs::metadata(mountpoint).is_ok_and(|top| top.dev() != below));
+    assert_eq!(state(mountpoint).unwrap(), MountState::Alive);
     child
 }
 
