@@ -40,6 +40,7 @@ mod reply;
 pub mod request;
 mod session;
 pub mod stats;
+pub mod transport;
 pub mod wait;
 
 pub use context::Context;
@@ -55,4 +56,5 @@ pub use reply::{
     Written, Xattr,
 };
 pub use session::{Session, SessionBuilder};
+pub use transport::Transport;
 pub use wait::{WaitHandle, WaitPolicy};

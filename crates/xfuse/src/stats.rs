@@ -72,6 +72,8 @@ pub(crate) struct ChannelStats {
     pub(crate) malformed: AtomicU64,
     /// Handlers that panicked.
     pub(crate) panics: AtomicU64,
+    /// Handlers that returned an error that is none.
+    pub(crate) bad_errnos: AtomicU64,
     /// Interrupts received.
     pub(crate) interrupts: AtomicU64,
     /// Replies to requests that the kernel had given up.
@@ -88,6 +90,7 @@ impl ChannelStats {
             unknown: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             panics: AtomicU64::new(0),
+            bad_errnos: AtomicU64::new(0),
             interrupts: AtomicU64::new(0),
             late_replies: AtomicU64::new(0),
             refused_replies: AtomicU64::new(0),
@@ -164,6 +167,8 @@ impl WaitCounters {
 #[derive(Debug, Clone)]
 pub struct Stats {
     channels: Arc<[(Arc<ChannelStats>, Arc<Inflight>)]>,
+    /// How many of them, from the first, wait by the session's policy.
+    waiting: usize,
     pool: crate::buffer::Pool,
 }
 
@@ -201,7 +206,7 @@ impl OperationStats {
 pub struct Snapshot {
     /// Operations that occurred.
     pub operations: Vec<OperationStats>,
-    /// How each channel waited.
+    /// How each channel waited. What serves the device beside the queues of io_uring does not count.
     pub channels: Vec<WaitStats>,
     /// Requests being handled.
     pub in_flight: usize,
@@ -213,6 +218,8 @@ pub struct Snapshot {
     pub malformed: u64,
     /// Handlers that panicked (answered `EIO`).
     pub panics: u64,
+    /// Handlers that returned a number that is no errno (answered `EIO`).
+    pub bad_errnos: u64,
     /// Interrupts received.
     pub interrupts: u64,
     /// Replies to requests that the kernel had given up.
@@ -234,8 +241,12 @@ impl Snapshot {
 }
 
 impl Stats {
-    pub(crate) fn new(channels: Vec<(Arc<ChannelStats>, Arc<Inflight>)>, pool: crate::buffer::Pool) -> Self {
-        Stats { channels: channels.into(), pool }
+    pub(crate) fn new(
+        channels: Vec<(Arc<ChannelStats>, Arc<Inflight>)>,
+        waiting: usize,
+        pool: crate::buffer::Pool,
+    ) -> Self {
+        Stats { channels: channels.into(), waiting, pool }
     }
 
     /// The sum over all channels at this moment.
@@ -245,12 +256,13 @@ impl Stats {
         };
         Snapshot {
             operations: Opcode::ALL.iter().filter_map(|opcode| self.operation(*opcode)).collect(),
-            channels: self.channels.iter().map(|(stats, _)| stats.wait.read()).collect(),
+            channels: self.channels.iter().take(self.waiting).map(|(stats, _)| stats.wait.read()).collect(),
             in_flight: self.channels.iter().map(|(_, inflight)| inflight.busy()).sum(),
             buffers_in_use: self.pool.in_use(),
             unknown: sum(|s| &s.unknown),
             malformed: sum(|s| &s.malformed),
             panics: sum(|s| &s.panics),
+            bad_errnos: sum(|s| &s.bad_errnos),
             interrupts: sum(|s| &s.interrupts),
             late_replies: sum(|s| &s.late_replies),
             refused_replies: sum(|s| &s.refused_replies),

@@ -1,7 +1,8 @@
 //! A channel over read(2) and writev(2) of its own descriptor of the device.
 
+use super::End;
 use crate::buffer::RequestBuffer;
-use crate::dispatch::{Lane, RequestBytes, SMALL, Shared, dispatch};
+use crate::dispatch::{Lane, RequestBytes, Route, SMALL, Shared, dispatch};
 use crate::fs::Filesystem;
 use crate::wait::WaitState;
 use crate::wait::waiter::{Episode, Spun, Waiter};
@@ -35,13 +36,6 @@ impl AsRawFd for Device {
     }
 }
 
-/// Why a channel ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The file system was unmounted or the connection aborted.
-    Gone,
-}
-
 /// One read of the device.
 enum Step {
     Request(usize),
@@ -57,8 +51,8 @@ pub(crate) async fn serve<F: Filesystem>(
 ) -> io::Result<End> {
     let mut channel = Channel {
         index,
-        waiter: Waiter::new(shared.wait.clone(), lane.stats.clone()),
-        state: &shared.wait,
+        waiter: Waiter::new(lane.wait.clone(), lane.stats.clone()),
+        state: &lane.wait,
         lane,
         watch: None,
         found_in_row: 0,
@@ -78,7 +72,7 @@ pub(crate) async fn serve<F: Filesystem>(
             let full = std::mem::replace(&mut buffer, RequestBuffer::empty(&shared.pool));
             RequestBytes::Large(full.freeze())
         };
-        dispatch(shared, lane, request, slot);
+        dispatch(shared, lane, request, slot, Route::Device);
         if buffer.is_empty() {
             buffer = shared.pool.take().await?;
         }
@@ -172,7 +166,7 @@ impl Channel<'_> {
             Spun::Expired => None,
             Spun::Hit(step) => match step? {
                 Step::Request(len) => {
-                    self.waiter.hit(episode, 1);
+                    self.waiter.obtained(episode, 1);
                     Some(Some(len))
                 }
                 Step::Gone | Step::Empty => Some(None),
@@ -214,7 +208,8 @@ impl Channel<'_> {
             };
             match read(&self.lane.fd, buffer)? {
                 Step::Request(len) => {
-                    self.waiter.blocked(episode, blocked, 1);
+                    self.waiter.woken(episode, blocked);
+                    self.waiter.obtained(episode, 1);
                     self.waited_in_row += 1;
                     if self.waited_in_row >= ALONE {
                         // The others would only be woken in vain.

@@ -3,7 +3,7 @@
 //! Waking a thread on another CPU costs more than everything else in a small request. A channel that expects its next
 //! request sooner than that spins for it, for a [`window`] that follows the observed gaps; [`budget`] bounds what all
 //! spinning of a session may cost, and the [mix](crate::mix) which share of requests may be spun for at all. A channel
-//! does not spin where the process has one CPU only, where its caller runs on the same CPU, or while handlers of its
+//! does not spin where the machine has one CPU only, where its caller runs on the same CPU, or while handlers of its
 //! own are pending.
 
 pub mod budget;
@@ -74,7 +74,7 @@ struct Tuning {
 
 impl WaitState {
     pub(crate) fn new(policy: &WaitPolicy, channels: Vec<Arc<ChannelStats>>) -> Arc<Self> {
-        let can_spin = calibrate::usable_cpus().len() > 1;
+        let can_spin = calibrate::online_cpus() > 1;
         let may_spin = can_spin && policy.mix != Mix::FUSE && !policy.max_window.is_zero();
         // Measuring costs some milliseconds; a session that starts without spinning need not wait for it.
         let wake_cost_ns = if may_spin { calibrate::wake_cost_ns() } else { calibrate::ASSUMED_NS };

@@ -156,8 +156,8 @@ impl Waiter {
         outcome
     }
 
-    /// A spin has ended the episode.
-    pub(crate) fn hit(&mut self, episode: &Episode, requests: u64) {
+    /// The episode has ended with requests.
+    pub(crate) fn obtained(&mut self, episode: &Episode, requests: u64) {
         self.count(episode.label, requests);
     }
 
@@ -167,8 +167,7 @@ impl Waiter {
     }
 
     /// Blocking has ended the episode; it began at `blocked`.
-    pub(crate) fn blocked(&mut self, episode: &Episode, blocked: Instant, requests: u64) {
-        self.count(episode.label, requests);
+    pub(crate) fn woken(&mut self, episode: &Episode, blocked: Instant) {
         let now = Instant::now();
         let counters = &self.stats.wait;
         counters.wakes.fetch_add(1, Relaxed);
@@ -227,7 +226,8 @@ mod tests {
         for _ in 0..10 {
             let episode = waiter.begin(true);
             assert_eq!(waiter.window_ns(&episode, false), 0, "no spin at 1");
-            waiter.blocked(&episode, Instant::now(), 1);
+            waiter.woken(&episode, Instant::now());
+            waiter.obtained(&episode, 1);
         }
         assert_eq!(read(), (35, 75));
         assert_eq!((stats.wait.spin_ns.load(Relaxed), stats.wait.blocked.load(Relaxed)), (0, 10));

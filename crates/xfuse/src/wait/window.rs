@@ -1,7 +1,7 @@
 //! How long to spin before blocking: follows the observed gap between requests.
 
-/// Gaps count as at most this many wake-ups, so that one long pause is soon forgotten.
-const GAP_CAP: u64 = 16;
+/// Gaps count as at most this many wake-ups, so that one long pause, or one delay by the scheduler, is soon forgotten.
+const GAP_CAP: u64 = 4;
 /// Spinning for less than this cannot see more than a few polls.
 const MIN_WINDOW_NS: u64 = 1_000;
 /// Twice a gap below this is no window yet.
