@@ -82,8 +82,10 @@ table! {
     STORAGE_DISK_FAILURES = "valor_storage_disk_failures_total", Counter, "1", "Times a disk was taken out of service.";
     STORAGE_FENCED = "valor_storage_fenced", Gauge, "1", "1 while requests are refused for lack of contact to the manager.";
     STORAGE_RESYNC_REMAINING = "valor_storage_resync_remaining_chunks", Gauge, "1", "Chunks that successors still have to be sent.";
+    STORAGE_RESYNC_REMAINING_BYTES = "valor_storage_resync_remaining_bytes", Gauge, "bytes", "Bytes of chunks that successors still have to be sent.";
     STORAGE_RESYNC_CHUNKS = "valor_storage_resync_chunks_total", Counter, "1", "Chunks compared for a successor, by what was done.";
     STORAGE_RESYNC_BYTES = "valor_storage_resync_bytes_total", Counter, "bytes", "Bytes sent to fill successors.";
+    STORAGE_RESYNC_EXTRA_BYTES = "valor_storage_resync_extra_bytes_total", Counter, "bytes", "Bytes sent beyond what was written, because updates went to a successor being filled as whole chunks.";
     STORAGE_RESYNC_RUNS = "valor_storage_resync_runs_total", Counter, "1", "Attempts to fill a successor, by result.";
     MGMTD_IS_PRIMARY = "valor_mgmtd_is_primary", Gauge, "1", "1 on the primary manager, 0 on the others.";
     MGMTD_ELECTIONS = "valor_mgmtd_elections_total", Counter, "1", "Times this manager became primary.";

@@ -26,6 +26,9 @@ pub struct Config {
     /// Without contact to mgmtd for this long the server answers 4030, because its chains may have gone on without it.
     /// Must be less than mgmtd's `heartbeat_fail_interval`; 3FS's design asks for half of it. 0 = never. Valor only.
     pub fence_after: Duration,
+    /// Without contact to mgmtd for this long the process ends: what it would have to forget is more than a restart
+    /// costs, and a supervisor or administrator sees it. 0 = never. Valor only.
+    pub exit_after: Duration,
     /// The manager's client.
     pub mgmtd: MgmtdClientConfig,
     /// Disks.
@@ -154,6 +157,7 @@ impl Default for Config {
         Config {
             sync: Sync::default(),
             fence_after: Duration::from_secs(30),
+            exit_after: Duration::from_secs(30),
             mgmtd: MgmtdClientConfig::default(),
             targets: TargetsConfig::default(),
             storage: OperatorConfig::default(),
@@ -243,6 +247,8 @@ impl Config {
     pub fn fast() -> Self {
         Config {
             fence_after: Duration::from_millis(1500),
+            // A manager of this machine that is started again finds its servers.
+            exit_after: Duration::from_secs(10),
             mgmtd: MgmtdClientConfig::default().fast(),
             reliable_forwarding: ForwardingConfig {
                 retry_first_wait: Duration::from_millis(20),

@@ -6,7 +6,8 @@
 //! * `target`: a target's chunk engine in the terms of the rules; `locks` puts updates of a chunk one after the other.
 //! * `update` runs an update's steps, `forward` passes it on to the successor, `read` and `query` answer the rest.
 //! * `placement` follows the routing information and sends heartbeats; `disks` opens, creates and removes targets.
-//! * `resync` fills a successor that has returned, `check` looks after disks.
+//! * `resync` fills a successor that has returned (`fills` knows how far it is), `check` looks after disks.
+//! * `contact` ends a server that has lost its manager.
 //!
 //! State is shared by all shards of a process; locks are held for moments only and never while waiting, but for the locks of
 //! chunks, which last as long as an update does.
@@ -15,8 +16,10 @@ mod admin;
 mod check;
 mod cluster;
 mod config;
+mod contact;
 pub mod dedup;
 mod disks;
+mod fills;
 mod forward;
 mod identity;
 mod locks;

@@ -23,7 +23,9 @@ pub(crate) struct Metrics {
     pub(crate) channels: Gauge,
     pub(crate) loaded: Gauge,
     pub(crate) resync_remaining: Gauge,
+    pub(crate) resync_remaining_bytes: Gauge,
     pub(crate) resync_bytes: Counter,
+    pub(crate) resync_extra_bytes: Counter,
 }
 
 impl Default for Metrics {
@@ -45,7 +47,9 @@ impl Default for Metrics {
             channels: gauge!(STORAGE_CHANNELS),
             loaded: gauge!(STORAGE_TARGETS_LOADED),
             resync_remaining: gauge!(STORAGE_RESYNC_REMAINING),
+            resync_remaining_bytes: gauge!(STORAGE_RESYNC_REMAINING_BYTES),
             resync_bytes: counter!(STORAGE_RESYNC_BYTES),
+            resync_extra_bytes: counter!(STORAGE_RESYNC_EXTRA_BYTES),
         }
     }
 }

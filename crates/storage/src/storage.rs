@@ -21,6 +21,7 @@ use crate::admin::SpaceCache;
 use crate::cluster::{Cluster, HeartbeatBoard};
 use crate::config::Config;
 use crate::disks::Disks;
+use crate::fills::Fills;
 use crate::metrics::Metrics;
 use crate::recent::RecentUpdates;
 use crate::replica::roles::{LocalTarget, TargetMap};
@@ -79,6 +80,7 @@ pub struct Storage {
     pub(crate) pace: Pace,
     pub(crate) space_cache: SpaceCache,
     pub(crate) filling: Arc<Semaphore>,
+    pub(crate) fills: Fills,
     next_generation: AtomicU32,
     next_request: AtomicU64,
     /// Updates being worked on.
@@ -112,6 +114,7 @@ impl Storage {
         let storage = Arc::new(Storage {
             recent: RecentUpdates::new(tree.reliable_update.max_channels),
             filling: Arc::new(Semaphore::new(tree.sync_worker.pool.threads_num as usize)),
+            fills: Fills::default(),
             disks: Disks::new(paths),
             env: env.clone(),
             config,
@@ -260,6 +263,11 @@ impl Storage {
             tracing::warn!("contact to the manager again, requests are served");
             self.metrics.fenced(false);
         }
+    }
+
+    /// When the last request was sent that reached the manager.
+    pub(crate) fn last_contact(&self) -> Instant {
+        self.started + Duration::from_millis(self.contact.load(Ordering::Relaxed))
     }
 
     /// Time since the last contact, if that is too long.

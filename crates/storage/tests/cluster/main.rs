@@ -6,4 +6,5 @@ mod failures;
 mod golden;
 mod harness;
 mod methods;
+mod recovery;
 mod replication;

@@ -1,5 +1,6 @@
 //! `valor admin`: looks at a cluster and changes it. Command names and arguments are those of 3FS's `admin_cli`.
 
+mod chains;
 mod cluster;
 mod config;
 mod content;
@@ -53,6 +54,8 @@ enum Command {
     #[command(flatten)]
     Cluster(cluster::Command),
     #[command(flatten)]
+    Chains(chains::Command),
+    #[command(flatten)]
     Config(config::Command),
     #[command(flatten)]
     Files(files::Command),
@@ -70,6 +73,7 @@ pub async fn run(args: AdminArgs) -> Result<(), String> {
     let admin = Admin::connect(&args)?;
     match args.command {
         Command::Cluster(command) => cluster::run(&admin, command).await,
+        Command::Chains(command) => chains::run(&admin, command).await,
         Command::Config(command) => config::run(&admin, command).await,
         Command::Files(command) => files::run(&admin, command).await,
         Command::Users(command) => users::run(&admin, command).await,
