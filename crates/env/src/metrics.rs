@@ -87,6 +87,10 @@ table! {
     STORAGE_RESYNC_BYTES = "valor_storage_resync_bytes_total", Counter, "bytes", "Bytes sent to fill successors.";
     STORAGE_RESYNC_EXTRA_BYTES = "valor_storage_resync_extra_bytes_total", Counter, "bytes", "Bytes sent beyond what was written, because updates went to a successor being filled as whole chunks.";
     STORAGE_RESYNC_RUNS = "valor_storage_resync_runs_total", Counter, "1", "Attempts to fill a successor, by result.";
+    STORAGE_SCRUB_CHUNKS = "valor_storage_scrub_chunks_total", Counter, "1", "Chunks verified in the background, by result: good, busy (skipped), repaired, damaged (not repaired), unreadable, disagrees (with the successor).";
+    STORAGE_SCRUB_BYTES = "valor_storage_scrub_bytes_total", Counter, "bytes", "Bytes verified in the background.";
+    STORAGE_SCRUB_PASSES = "valor_storage_scrub_passes_total", Counter, "1", "Passes over all chunks.";
+    STORAGE_SCRUB_BAD = "valor_storage_scrub_bad_chunks", Gauge, "1", "Chunks that the last pass found damaged, unreadable or in disagreement and could not repair.";
     MGMTD_IS_PRIMARY = "valor_mgmtd_is_primary", Gauge, "1", "1 on the primary manager, 0 on the others.";
     MGMTD_ELECTIONS = "valor_mgmtd_elections_total", Counter, "1", "Times this manager became primary.";
     MGMTD_HEARTBEATS = "valor_mgmtd_heartbeats_total", Counter, "1", "Heartbeats accepted.";

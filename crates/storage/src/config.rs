@@ -43,6 +43,8 @@ pub struct Config {
     pub sync_worker: SyncWorkerConfig,
     /// Looking after disks.
     pub check_worker: CheckWorkerConfig,
+    /// Verifying what is stored. Valor only.
+    pub scrub: ScrubConfig,
 }
 
 /// `targets`.
@@ -152,6 +154,34 @@ pub struct CheckWorkerConfig {
     pub check_disk_interval: Duration,
 }
 
+/// `scrub`.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(default)]
+pub struct ScrubConfig {
+    /// Whether chunks are verified in the background.
+    pub enable: bool,
+    /// Bytes verified per second, all disks together; 0 = no limit.
+    pub max_bytes_per_second: Size,
+    /// Whether a chunk is also compared with what the successor says of it.
+    pub compare_replicas: bool,
+    /// Time from the start to the first pass.
+    pub start_after: Duration,
+    /// Time from the end of a pass to the next one.
+    pub pause: Duration,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        ScrubConfig {
+            enable: true,
+            max_bytes_per_second: Size::new(8 << 20),
+            compare_replicas: true,
+            start_after: Duration::from_secs(60),
+            pause: Duration::from_secs(3600),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -165,6 +195,7 @@ impl Default for Config {
             reliable_update: ReliableUpdateConfig::default(),
             sync_worker: SyncWorkerConfig::default(),
             check_worker: CheckWorkerConfig::default(),
+            scrub: ScrubConfig::default(),
         }
     }
 }

@@ -78,6 +78,7 @@ pub struct Storage {
     pub(crate) uuid: [u8; 16],
     pub(crate) recent: RecentUpdates,
     pub(crate) pace: Pace,
+    pub(crate) scrub_pace: Pace,
     pub(crate) space_cache: SpaceCache,
     pub(crate) filling: Arc<Semaphore>,
     pub(crate) fills: Fills,
@@ -130,6 +131,7 @@ impl Storage {
             refresh_wanted: Notify::new(),
             uuid: env.random_uuid(),
             pace: Pace::default(),
+            scrub_pace: Pace::default(),
             space_cache: SpaceCache::default(),
             next_generation: AtomicU32::new(1),
             next_request: AtomicU64::new(1),
@@ -149,6 +151,7 @@ impl Storage {
         storage.spawn(|storage| async move { storage.fill_successors().await });
         storage.spawn(|storage| async move { storage.complete_pending().await });
         storage.spawn(|storage| async move { storage.forget_clients().await });
+        storage.spawn(|storage| async move { storage.keep_scrubbing().await });
         Ok(storage)
     }
 

@@ -8,3 +8,4 @@ mod harness;
 mod methods;
 mod recovery;
 mod replication;
+mod scrub;

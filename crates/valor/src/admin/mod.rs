@@ -6,6 +6,7 @@ mod config;
 mod content;
 mod dump;
 mod files;
+mod plan;
 mod table;
 mod users;
 
@@ -58,6 +59,8 @@ enum Command {
     #[command(flatten)]
     Config(config::Command),
     #[command(flatten)]
+    Plan(plan::Command),
+    #[command(flatten)]
     Files(files::Command),
     #[command(flatten)]
     Users(users::Command),
@@ -70,8 +73,12 @@ enum Command {
 /// # Errors
 /// A message for the user.
 pub async fn run(args: AdminArgs) -> Result<(), String> {
+    if let Command::Plan(command) = &args.command {
+        return plan::run(&args, command).await;
+    }
     let admin = Admin::connect(&args)?;
     match args.command {
+        Command::Plan(_) => Ok(()),
         Command::Cluster(command) => cluster::run(&admin, command).await,
         Command::Chains(command) => chains::run(&admin, command).await,
         Command::Config(command) => config::run(&admin, command).await,
