@@ -90,6 +90,12 @@ fn acknowledged_bytes_survive_real_faults() {
     world.stop();
 }
 
+/// A process of its own for each writer.
+#[test]
+fn writer_process() {
+    writers::work_if_asked();
+}
+
 /// Makes trouble, ends it after a while, and waits until every writer goes on. Returns the longest stall of a writer.
 fn live_through(
     world: &mut World,
