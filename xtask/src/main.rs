@@ -18,6 +18,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("e2fsprogs", "/usr/sbin/mkfs.ext4"),
     ("util-linux", "/usr/sbin/losetup"),
     ("diffutils", "/usr/bin/diff"),
+    ("iproute2", "/usr/sbin/ip"),
+    ("nftables", "/usr/sbin/nft"),
     ("linux-libc-dev", "/usr/include/linux/fuse.h"),
 ];
 

@@ -18,6 +18,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("valor-storage", &["valor-mgmtd", "valor-meta", "valor-kv", "valor-fuse"]),
     ("valor-chunk-engine", &["valor-rpc", "valor-protocol", "valor-wire"]),
     ("valor-fuse", &["valor-mgmtd", "valor-meta", "valor-storage", "valor-kv", "valor-chunk-engine"]),
+    ("valor-placement", &["tokio", "valor-rpc", "valor-protocol"]),
     ("xfuse", &["valor-wire", "valor-protocol", "valor-env", "valor-rpc", "valor-client"]),
 ];
 

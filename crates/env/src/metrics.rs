@@ -82,8 +82,10 @@ table! {
     STORAGE_DISK_FAILURES = "valor_storage_disk_failures_total", Counter, "1", "Times a disk was taken out of service.";
     STORAGE_FENCED = "valor_storage_fenced", Gauge, "1", "1 while requests are refused for lack of contact to the manager.";
     STORAGE_RESYNC_REMAINING = "valor_storage_resync_remaining_chunks", Gauge, "1", "Chunks that successors still have to be sent.";
+    STORAGE_RESYNC_REMAINING_BYTES = "valor_storage_resync_remaining_bytes", Gauge, "bytes", "Bytes of chunks that successors still have to be sent.";
     STORAGE_RESYNC_CHUNKS = "valor_storage_resync_chunks_total", Counter, "1", "Chunks compared for a successor, by what was done.";
     STORAGE_RESYNC_BYTES = "valor_storage_resync_bytes_total", Counter, "bytes", "Bytes sent to fill successors.";
+    STORAGE_RESYNC_EXTRA_BYTES = "valor_storage_resync_extra_bytes_total", Counter, "bytes", "Bytes sent beyond what was written, because updates went to a successor being filled as whole chunks.";
     STORAGE_RESYNC_RUNS = "valor_storage_resync_runs_total", Counter, "1", "Attempts to fill a successor, by result.";
     FUSE_REQUESTS = "valor_fuse_requests_total", Counter, "1", "Requests of the kernel answered, by operation.";
     FUSE_ERRORS = "valor_fuse_errors_total", Counter, "1", "Requests of the kernel answered with an error, by operation.";
@@ -100,6 +102,10 @@ table! {
     FUSE_WAKES = "valor_fuse_wakes_total", Counter, "1", "Wake-ups of channels, by channel.";
     FUSE_WINDOW = "valor_fuse_window_seconds", Gauge, "seconds", "Window of the last wait, by channel.";
     FUSE_MIX = "valor_fuse_mix", Gauge, "1", "Share of requests that are waited for by blocking at once.";
+    STORAGE_SCRUB_CHUNKS = "valor_storage_scrub_chunks_total", Counter, "1", "Chunks verified in the background, by result: good, busy (skipped), repaired, damaged (not repaired), unreadable, disagrees (with the successor).";
+    STORAGE_SCRUB_BYTES = "valor_storage_scrub_bytes_total", Counter, "bytes", "Bytes verified in the background.";
+    STORAGE_SCRUB_PASSES = "valor_storage_scrub_passes_total", Counter, "1", "Passes over all chunks.";
+    STORAGE_SCRUB_BAD = "valor_storage_scrub_bad_chunks", Gauge, "1", "Chunks that the last pass found damaged, unreadable or in disagreement and could not repair.";
     MGMTD_IS_PRIMARY = "valor_mgmtd_is_primary", Gauge, "1", "1 on the primary manager, 0 on the others.";
     MGMTD_ELECTIONS = "valor_mgmtd_elections_total", Counter, "1", "Times this manager became primary.";
     MGMTD_HEARTBEATS = "valor_mgmtd_heartbeats_total", Counter, "1", "Heartbeats accepted.";

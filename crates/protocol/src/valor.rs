@@ -1,7 +1,7 @@
 //! Extensions between Valor peers. A C++ 3FS server answers 2008 `InvalidServiceID` to them, upon which a client does
 //! without.
 
-use crate::id::InodeId;
+use crate::id::{ChainId, ChainVersion, InodeId, TargetId};
 use crate::meta::{Inode, PathAt, ReqBase, RspBase, SessionInfo, Validate, VersionedLength};
 use valor_wire::{Status, Uuid, Wire};
 
@@ -104,5 +104,49 @@ pub mod meta {
         Rename2 = 2 "rename2" (Rename2Req) -> Rename2Rsp;
         /// Keeps the data of a file that is open for reading only.
         Hold = 3 "hold" (HoldReq) -> HoldRsp;
+    }
+}
+
+/// How far the filling of a successor is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Wire)]
+pub struct SyncProgress {
+    /// Chain.
+    pub chain_id: ChainId,
+    /// Version of the chain in which it is filled.
+    pub chain_ver: ChainVersion,
+    /// Target being filled.
+    pub target_id: TargetId,
+    /// Chunks that differed when the filling began.
+    pub chunks: u64,
+    /// Of them, those that are there.
+    pub chunks_done: u64,
+    /// Bytes of chunks that differed.
+    pub bytes: u64,
+    /// Of them, those that are there.
+    pub bytes_done: u64,
+    /// Milliseconds since it began.
+    pub elapsed_ms: u64,
+}
+
+/// Request of `listSyncProgress`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct ListSyncProgressReq {
+    /// Only these chains; all if empty.
+    pub chain_ids: Vec<ChainId>,
+}
+
+/// Reply of `listSyncProgress`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct ListSyncProgressRsp {
+    /// Successors being filled by this server.
+    pub progress: Vec<SyncProgress>,
+}
+
+/// Methods of our own that storage servers serve beside `StorageSerde`, at the same address.
+pub mod storage {
+    pub use super::{ListSyncProgressReq, ListSyncProgressRsp, SyncProgress};
+    crate::method::methods! { "ValorStorage", 0x5605;
+        /// How far this server is with filling its successors.
+        ListSyncProgress = 1 "listSyncProgress" (ListSyncProgressReq) -> ListSyncProgressRsp;
     }
 }

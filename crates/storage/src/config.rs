@@ -26,6 +26,9 @@ pub struct Config {
     /// Without contact to mgmtd for this long the server answers 4030, because its chains may have gone on without it.
     /// Must be less than mgmtd's `heartbeat_fail_interval`; 3FS's design asks for half of it. 0 = never. Valor only.
     pub fence_after: Duration,
+    /// Without contact to mgmtd for this long the process ends: what it would have to forget is more than a restart
+    /// costs, and a supervisor or administrator sees it. 0 = never. Valor only.
+    pub exit_after: Duration,
     /// The manager's client.
     pub mgmtd: MgmtdClientConfig,
     /// Disks.
@@ -40,6 +43,8 @@ pub struct Config {
     pub sync_worker: SyncWorkerConfig,
     /// Looking after disks.
     pub check_worker: CheckWorkerConfig,
+    /// Verifying what is stored. Valor only.
+    pub scrub: ScrubConfig,
 }
 
 /// `targets`.
@@ -149,11 +154,40 @@ pub struct CheckWorkerConfig {
     pub check_disk_interval: Duration,
 }
 
+/// `scrub`.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(default)]
+pub struct ScrubConfig {
+    /// Whether chunks are verified in the background.
+    pub enable: bool,
+    /// Bytes verified per second, all disks together; 0 = no limit.
+    pub max_bytes_per_second: Size,
+    /// Whether a chunk is also compared with what the successor says of it.
+    pub compare_replicas: bool,
+    /// Time from the start to the first pass.
+    pub start_after: Duration,
+    /// Time from the end of a pass to the next one.
+    pub pause: Duration,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        ScrubConfig {
+            enable: true,
+            max_bytes_per_second: Size::new(8 << 20),
+            compare_replicas: true,
+            start_after: Duration::from_secs(60),
+            pause: Duration::from_secs(3600),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
             sync: Sync::default(),
             fence_after: Duration::from_secs(30),
+            exit_after: Duration::from_secs(30),
             mgmtd: MgmtdClientConfig::default(),
             targets: TargetsConfig::default(),
             storage: OperatorConfig::default(),
@@ -161,6 +195,7 @@ impl Default for Config {
             reliable_update: ReliableUpdateConfig::default(),
             sync_worker: SyncWorkerConfig::default(),
             check_worker: CheckWorkerConfig::default(),
+            scrub: ScrubConfig::default(),
         }
     }
 }
@@ -243,6 +278,8 @@ impl Config {
     pub fn fast() -> Self {
         Config {
             fence_after: Duration::from_millis(1500),
+            // A manager of this machine that is started again finds its servers.
+            exit_after: Duration::from_secs(10),
             mgmtd: MgmtdClientConfig::default().fast(),
             reliable_forwarding: ForwardingConfig {
                 retry_first_wait: Duration::from_millis(20),

@@ -47,8 +47,19 @@ impl Storage {
                 self.metrics.forward_retries.increment(1);
             }
             let syncing = target.successor_is_syncing();
+            let carries;
+            if syncing {
+                self.fills.uncertain(open.chain_id, &incoming.req.payload.key.chunk_id);
+            }
             let answer = match self.outgoing(incoming, update, open, &target, attempt).await {
-                Ok((req, crc)) => self.attempt(&target, req, crc, deadline).await,
+                Ok((req, crc)) => {
+                    carries = req.options.is_syncing && req.payload.update_type == UpdateType::Write;
+                    if !incoming.req.options.is_syncing && carries {
+                        let extra = req.payload.length.saturating_sub(incoming.req.payload.length);
+                        self.metrics.resync_extra_bytes.increment(u64::from(extra));
+                    }
+                    self.attempt(&target, req, crc, deadline).await
+                }
                 // What is here cannot be read: another attempt would not help.
                 Err(status) => return Forwarded::Failed { status, refused: false },
             };
@@ -56,7 +67,13 @@ impl Storage {
                 .lookup(incoming.req.payload.key.v_chain_id, true)
                 .map_or(ChainVersion(0), |t| t.chain_ver());
             let (status, maybe_applied) = match judge(now, answer.as_ref(), syncing, uncertain) {
-                Reply::Final(outcome) => return outcome,
+                Reply::Final(outcome) => {
+                    if carries && matches!(outcome, Forwarded::Committed { .. }) {
+                        let chunk = &incoming.req.payload.key.chunk_id;
+                        self.fills.carried(target.info.v_chain_id, chunk);
+                    }
+                    return outcome;
+                }
                 Reply::Again { status, maybe_applied } => (status, maybe_applied),
             };
             uncertain |= maybe_applied;

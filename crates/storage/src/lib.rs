@@ -6,7 +6,9 @@
 //! * `target`: a target's chunk engine in the terms of the rules; `locks` puts updates of a chunk one after the other.
 //! * `update` runs an update's steps, `forward` passes it on to the successor, `read` and `query` answer the rest.
 //! * `placement` follows the routing information and sends heartbeats; `disks` opens, creates and removes targets.
-//! * `resync` fills a successor that has returned, `check` looks after disks.
+//! * `resync` fills a successor that has returned (`fills` knows how far it is), `check` looks after disks.
+//! * `scrub` verifies what is stored and repairs it from other replicas.
+//! * `contact` ends a server that has lost its manager.
 //!
 //! State is shared by all shards of a process; locks are held for moments only and never while waiting, but for the locks of
 //! chunks, which last as long as an update does.
@@ -15,8 +17,10 @@ mod admin;
 mod check;
 mod cluster;
 mod config;
+mod contact;
 pub mod dedup;
 mod disks;
+mod fills;
 mod forward;
 mod identity;
 mod locks;
@@ -27,6 +31,7 @@ mod read;
 mod recent;
 pub mod replica;
 mod resync;
+mod scrub;
 mod service;
 mod storage;
 mod target;
@@ -35,6 +40,6 @@ mod update;
 pub use cluster::{BoxFuture, Cluster, HeartbeatBoard};
 pub use config::{
     CheckWorkerConfig, Config, ForwardingConfig, FullSyncLevel, OperatorConfig, PoolConfig,
-    ReliableUpdateConfig, Sync, SyncWorkerConfig, TargetsConfig,
+    ReliableUpdateConfig, ScrubConfig, Sync, SyncWorkerConfig, TargetsConfig,
 };
 pub use storage::{Identity, Storage};

@@ -23,7 +23,12 @@ pub(crate) struct Metrics {
     pub(crate) channels: Gauge,
     pub(crate) loaded: Gauge,
     pub(crate) resync_remaining: Gauge,
+    pub(crate) resync_remaining_bytes: Gauge,
     pub(crate) resync_bytes: Counter,
+    pub(crate) resync_extra_bytes: Counter,
+    pub(crate) scrub_bytes: Counter,
+    pub(crate) scrub_passes: Counter,
+    pub(crate) scrub_bad: Gauge,
 }
 
 impl Default for Metrics {
@@ -45,7 +50,12 @@ impl Default for Metrics {
             channels: gauge!(STORAGE_CHANNELS),
             loaded: gauge!(STORAGE_TARGETS_LOADED),
             resync_remaining: gauge!(STORAGE_RESYNC_REMAINING),
+            resync_remaining_bytes: gauge!(STORAGE_RESYNC_REMAINING_BYTES),
             resync_bytes: counter!(STORAGE_RESYNC_BYTES),
+            resync_extra_bytes: counter!(STORAGE_RESYNC_EXTRA_BYTES),
+            scrub_bytes: counter!(STORAGE_SCRUB_BYTES),
+            scrub_passes: counter!(STORAGE_SCRUB_PASSES),
+            scrub_bad: gauge!(STORAGE_SCRUB_BAD),
         }
     }
 }
@@ -105,6 +115,12 @@ impl Metrics {
     /// Chunks compared for a successor.
     pub(crate) fn resync_compared(&self, done: &'static str, count: u64) {
         counter!(STORAGE_RESYNC_CHUNKS, "done" => done).increment(count);
+    }
+
+    /// A chunk was verified.
+    pub(crate) fn scrubbed(&self, result: &'static str, bytes: u64) {
+        counter!(STORAGE_SCRUB_CHUNKS, "result" => result).increment(1);
+        self.scrub_bytes.increment(bytes);
     }
 
     /// An attempt to fill a successor ended.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use valor_client::join_all;
 use valor_protocol::status::code;
 use valor_protocol::storage::methods;
@@ -17,9 +17,10 @@ use valor_protocol::{ChainId, ChainVersion, ChunkVer, Status};
 use valor_rpc::CallOptions;
 
 use crate::config::{Config, FullSyncLevel};
+use crate::fills::Filling;
 use crate::replica::resync::{self, Decision};
 use crate::replica::update::{Forwarded, Update};
-use crate::replica::version::Intent;
+use crate::replica::version::{Intent, LocalChunk};
 use crate::storage::{Local, Storage};
 use crate::target::{OpenTarget, local};
 use crate::update::Incoming;
@@ -27,23 +28,42 @@ use crate::update::Incoming;
 /// Pause between two looks for chains with a successor to fill.
 const SCAN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Spreads sending over time, all chains together.
+/// Longest sleep before the limit, which may have been raised, is looked at again.
+const PACE_LOOK: Duration = Duration::from_secs(1);
+
+/// Spreads work over time: what is done now has to be worked off before the next may begin.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(Mutex<Option<Instant>>);
+pub(crate) struct Pace(Mutex<Debt>);
+
+#[derive(Debug, Default)]
+struct Debt {
+    bytes: f64,
+    at: Option<Instant>,
+}
 
 impl Pace {
-    /// Waits until `bytes` more may be sent; no limit for 0 bytes per second.
-    async fn wait(&self, bytes: u64, per_second: u64) {
-        if per_second == 0 {
-            return;
+    /// Waits until `bytes` more may be moved; no limit while `per_second` is 0.
+    pub(crate) async fn wait(&self, bytes: u64, per_second: impl Fn() -> u64) {
+        loop {
+            let limit = per_second();
+            if limit == 0 {
+                return;
+            }
+            let delay = {
+                let mut debt = self.0.lock();
+                let now = Instant::now();
+                let passed = debt.at.map_or(Duration::ZERO, |at| now - at);
+                // A byte less is a rounding error. What was not used is not saved up.
+                debt.bytes = (debt.bytes - passed.as_secs_f64() * limit as f64).max(0.0);
+                debt.at = Some(now);
+                if debt.bytes < 1.0 {
+                    debt.bytes = bytes as f64;
+                    return;
+                }
+                Duration::from_secs_f64(debt.bytes / limit as f64)
+            };
+            sleep(delay.clamp(Duration::from_millis(1), PACE_LOOK)).await;
         }
-        let until = {
-            let mut next = self.0.lock();
-            let begin = next.unwrap_or_else(Instant::now).max(Instant::now());
-            *next = Some(begin + Duration::from_secs_f64(bytes as f64 / per_second as f64));
-            begin
-        };
-        sleep_until(until).await;
     }
 }
 
@@ -57,7 +77,8 @@ struct Attempts {
 /// What a comparison asks for.
 #[derive(Default)]
 struct Plan {
-    todo: VecDeque<ChunkId>,
+    /// With their lengths as they were then.
+    todo: VecDeque<(ChunkId, u64)>,
     skipped: u64,
 }
 
@@ -124,6 +145,7 @@ impl Storage {
         };
         let address = target.successor_address()?;
         let config = self.config.get();
+        let filling = self.fills.begin(chain, successor_id(&target));
         let options = CallOptions::timeout(config.sync_worker.sync_start_timeout.get());
         let start =
             self.rpc.call::<methods::SyncStart>(address, &SyncStartReq { v_chain_id: chain }, &options).await;
@@ -148,7 +170,8 @@ impl Storage {
         self.lookup(chain, false)?;
         let count = plan.todo.len();
         tracing::info!(chain = %chain.chain_id, chain_ver = %chain.chain_ver, count, equal = plan.skipped, "filling successor");
-        let remaining = Remaining::new(self, count);
+        filling.planned(count as u64, plan.todo.iter().map(|(_, length)| length).sum());
+        let remaining = Remaining::new(self, &filling, &plan);
         self.send_all(&open, plan.todo, chain, &remaining).await?;
         self.lookup(chain, false)?;
         let done =
@@ -181,12 +204,12 @@ impl Storage {
                 // First, since it makes room.
                 Decision::Remove => {
                     removes += 1;
-                    plan.todo.push_front(id);
+                    plan.todo.push_front((id, 0));
                 }
                 Decision::Write(reason) => {
                     tracing::debug!(chunk = %id, ?reason, "to be sent");
                     writes += 1;
-                    plan.todo.push_back(id);
+                    plan.todo.push_back((id, length(&chunk)));
                 }
                 Decision::Skip(_) => plan.skipped += 1,
                 Decision::Fatal(reason) => {
@@ -198,7 +221,7 @@ impl Storage {
         for (id, chunk) in here {
             if let Decision::Write(_) = resync::compare(&chunk, None, chain.chain_ver, full) {
                 writes += 1;
-                plan.todo.push_back(id);
+                plan.todo.push_back((id, length(&chunk)));
             }
         }
         self.metrics.resync_compared("removed", removes);
@@ -212,7 +235,7 @@ impl Storage {
     async fn send_all(
         self: &Arc<Self>,
         open: &Arc<OpenTarget>,
-        todo: VecDeque<ChunkId>,
+        todo: VecDeque<(ChunkId, u64)>,
         chain: VersionedChainId,
         remaining: &Remaining<'_>,
     ) -> Result<(), Status> {
@@ -224,9 +247,9 @@ impl Storage {
                     let mut todo = todo.lock();
                     if todo.1.is_ok() { todo.0.pop_front() } else { None }
                 };
-                let Some(chunk) = next else { return };
-                match self.send_chunk(open, &chunk, chain).await {
-                    Ok(()) => remaining.one_less(),
+                let Some((chunk, length)) = next else { return };
+                match self.send_chunk(open, &chunk, length, chain).await {
+                    Ok(()) => remaining.one_less(length),
                     Err(status) => {
                         tracing::warn!(%chunk, %status, "chunk not sent");
                         todo.lock().1 = Err(status);
@@ -243,20 +266,28 @@ impl Storage {
         self: &Arc<Self>,
         open: &Arc<OpenTarget>,
         chunk: &ChunkId,
+        planned: u64,
         chain: VersionedChainId,
     ) -> Result<(), Status> {
+        let limit = || self.config.get().sync_worker.max_bytes_per_second.get();
+        if !self.fills.is_carried(chain, chunk) {
+            // Before the chunk is locked, so that no update waits for this.
+            self.pace.wait(planned, limit).await;
+        }
         let config = self.config.get();
         let lock = open.locks.lock(chunk, config.storage.max_waiters_per_chunk as usize).await;
         let _lock =
             lock.map_err(|_| Status::new(code::STORAGE_CHUNK_IS_LOCKED, "too many wait for the chunk"))?;
         self.lookup(chain, false)?;
+        if self.fills.is_carried(chain, chunk) {
+            return Ok(());
+        }
         let meta = open.engine().get_meta(chunk.as_slice());
         let here = meta.as_ref().map(local).unwrap_or_default();
         let (kind, ver, chain_ver, length) = match resync::offer(&here) {
             Some(version) => (UpdateType::Write, version.ver, version.chain_ver, version.length),
             None => (UpdateType::Remove, resync::removal(&here), chain.chain_ver, 0),
         };
-        self.pace.wait(u64::from(length), config.sync_worker.max_bytes_per_second.get()).await;
         let incoming =
             self.replacement(chunk, chain, kind, ver, chain_ver, meta.map_or(0, |meta| meta.chunk_size));
         let intent = Intent { kind, update_ver: ver, chain_ver, syncing: true, content: None };
@@ -299,27 +330,40 @@ fn successor_id(target: &Local) -> valor_protocol::TargetId {
     target.info.successor.as_ref().map(|successor| successor.target_info.target_id).unwrap_or_default()
 }
 
-/// Counts chunks that are still to be sent; whatever is left when it goes is taken off the metric.
+fn length(chunk: &LocalChunk) -> u64 {
+    resync::offer(chunk).map_or(0, |version| u64::from(version.length))
+}
+
+/// Counts what is still to be sent; whatever is left when it goes is taken off the metrics.
 struct Remaining<'a> {
     storage: &'a Storage,
-    left: Mutex<usize>,
+    filling: &'a Filling<'a>,
+    left: Mutex<(u64, u64)>,
 }
 
 impl<'a> Remaining<'a> {
-    fn new(storage: &'a Storage, count: usize) -> Self {
-        storage.metrics.resync_remaining.increment(count as f64);
-        Remaining { storage, left: Mutex::new(count) }
+    fn new(storage: &'a Storage, filling: &'a Filling<'a>, plan: &Plan) -> Self {
+        let bytes = plan.todo.iter().map(|(_, length)| length).sum();
+        storage.metrics.resync_remaining.increment(plan.todo.len() as f64);
+        storage.metrics.resync_remaining_bytes.increment(bytes as f64);
+        Remaining { storage, filling, left: Mutex::new((plan.todo.len() as u64, bytes)) }
     }
 
-    fn one_less(&self) {
-        *self.left.lock() -= 1;
+    fn one_less(&self, bytes: u64) {
+        let mut left = self.left.lock();
+        left.0 -= 1;
+        left.1 -= bytes;
         self.storage.metrics.resync_remaining.decrement(1.0);
+        self.storage.metrics.resync_remaining_bytes.decrement(bytes as f64);
+        self.filling.done(bytes);
     }
 }
 
 impl Drop for Remaining<'_> {
     fn drop(&mut self) {
-        self.storage.metrics.resync_remaining.decrement(*self.left.lock() as f64);
+        let (chunks, bytes) = *self.left.lock();
+        self.storage.metrics.resync_remaining.decrement(chunks as f64);
+        self.storage.metrics.resync_remaining_bytes.decrement(bytes as f64);
     }
 }
 
@@ -330,17 +374,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pace_keeps_to_the_limit() {
         let pace = Pace::default();
+        let near = |elapsed: Duration, seconds: f64| (elapsed.as_secs_f64() - seconds).abs() < 0.02;
         let begin = Instant::now();
         for _ in 0..5 {
-            pace.wait(1000, 1000).await;
+            pace.wait(1000, || 1000).await;
         }
-        assert_eq!(begin.elapsed(), Duration::from_secs(4));
+        assert!(near(begin.elapsed(), 4.0), "{:?}", begin.elapsed());
         // What was not used is not saved up.
         sleep(Duration::from_secs(10)).await;
         let begin = Instant::now();
-        pace.wait(1000, 1000).await;
-        pace.wait(1000, 1000).await;
-        assert_eq!(begin.elapsed(), Duration::from_secs(1));
-        pace.wait(u64::MAX, 0).await;
+        pace.wait(1000, || 1000).await;
+        pace.wait(1000, || 1000).await;
+        assert!(near(begin.elapsed(), 1.0), "{:?}", begin.elapsed());
+        pace.wait(u64::MAX, || 0).await;
+        // A limit that is raised holds for those who wait already.
+        sleep(Duration::from_secs(10)).await;
+        let begin = Instant::now();
+        pace.wait(1_000_000, || 1000).await;
+        pace.wait(1000, || if begin.elapsed() < Duration::from_secs(5) { 1000 } else { 1_000_000 }).await;
+        assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
     }
 }

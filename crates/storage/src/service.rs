@@ -7,13 +7,27 @@ use valor_protocol::storage::{
     CreateTargetRsp, FeatureFlags, OfflineTargetRsp, RemoveTargetRsp, UpdateReq, UpdateRsp, WriteReq,
     WriteRsp,
 };
+use valor_protocol::valor::storage as own;
 use valor_rpc::{CallContext, Router};
 
 use crate::storage::Storage;
 use crate::update::{Incoming, from_client};
 
 impl Storage {
-    /// The methods, for every shard's server.
+    /// Both services, for every shard's server: 3FS's methods and our own.
+    pub fn routers(self: &Arc<Self>) -> [Router; 2] {
+        [self.router(), self.own_router()]
+    }
+
+    fn own_router(self: &Arc<Self>) -> Router {
+        let fills = Arc::clone(self);
+        Router::new(own::SERVICE_ID, own::SERVICE).method::<own::ListSyncProgress, _, _>(move |_, req| {
+            let progress = fills.fills.list(&req.chain_ids);
+            async move { Ok(own::ListSyncProgressRsp { progress }) }
+        })
+    }
+
+    /// 3FS's methods.
     pub fn router(self: &Arc<Self>) -> Router {
         let data = self.data_router();
         let this = || Arc::clone(self);

@@ -21,6 +21,7 @@ use crate::admin::SpaceCache;
 use crate::cluster::{Cluster, HeartbeatBoard};
 use crate::config::Config;
 use crate::disks::Disks;
+use crate::fills::Fills;
 use crate::metrics::Metrics;
 use crate::recent::RecentUpdates;
 use crate::replica::roles::{LocalTarget, TargetMap};
@@ -77,8 +78,10 @@ pub struct Storage {
     pub(crate) uuid: [u8; 16],
     pub(crate) recent: RecentUpdates,
     pub(crate) pace: Pace,
+    pub(crate) scrub_pace: Pace,
     pub(crate) space_cache: SpaceCache,
     pub(crate) filling: Arc<Semaphore>,
+    pub(crate) fills: Fills,
     next_generation: AtomicU32,
     next_request: AtomicU64,
     /// Updates being worked on.
@@ -112,6 +115,7 @@ impl Storage {
         let storage = Arc::new(Storage {
             recent: RecentUpdates::new(tree.reliable_update.max_channels),
             filling: Arc::new(Semaphore::new(tree.sync_worker.pool.threads_num as usize)),
+            fills: Fills::default(),
             disks: Disks::new(paths),
             env: env.clone(),
             config,
@@ -127,6 +131,7 @@ impl Storage {
             refresh_wanted: Notify::new(),
             uuid: env.random_uuid(),
             pace: Pace::default(),
+            scrub_pace: Pace::default(),
             space_cache: SpaceCache::default(),
             next_generation: AtomicU32::new(1),
             next_request: AtomicU64::new(1),
@@ -146,6 +151,7 @@ impl Storage {
         storage.spawn(|storage| async move { storage.fill_successors().await });
         storage.spawn(|storage| async move { storage.complete_pending().await });
         storage.spawn(|storage| async move { storage.forget_clients().await });
+        storage.spawn(|storage| async move { storage.keep_scrubbing().await });
         Ok(storage)
     }
 
@@ -260,6 +266,11 @@ impl Storage {
             tracing::warn!("contact to the manager again, requests are served");
             self.metrics.fenced(false);
         }
+    }
+
+    /// When the last request was sent that reached the manager.
+    pub(crate) fn last_contact(&self) -> Instant {
+        self.started + Duration::from_millis(self.contact.load(Ordering::Relaxed))
     }
 
     /// Time since the last contact, if that is too long.

@@ -24,6 +24,8 @@ use xfuse::mount::{clear_stale, mounts};
 
 /// Tries to establish the client session before mounting (3FS).
 const SESSION_TRIES: u32 = 40;
+/// How long operations wait for servers that are gone, unless configured otherwise.
+const PATIENCE: valor_config::Duration = valor_config::Duration::from_secs(24 * 3600);
 const ROUTING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// File system type of our mounts and of C++ 3FS's.
@@ -256,6 +258,9 @@ fn base(process: &Process) -> Config {
         // The profile's metadata servers keep POSIX times.
         base.valor.keep_cache = valor_fuse::KeepCache::Versioned;
     }
+    // Programs see a stall, as of a local disk that does not answer, and not an error.
+    base.storage.retry.wait_for_chain = PATIENCE;
+    base.meta.retry_default.retry_total_time = PATIENCE;
     base
 }
 

@@ -24,6 +24,9 @@ struct Pauses {
     fast: FastPause,
 }
 
+/// Longest wait for routing information that names what a reply names.
+const MAX_ROUTING_WAIT: Duration = Duration::from_secs(30);
+
 impl Pauses {
     fn new(config: &MetaRetryConfig) -> Pauses {
         let fast_max = config.retry_fast.get().min(config.retry_init_wait.get());
@@ -88,7 +91,8 @@ impl MetaClient {
         loop {
             let (error, quick) = match self.attempt::<M>(&req, &config.retry_default, &mut current).await {
                 Ok(Ok(rsp)) => {
-                    self.await_routing(&rsp, config.retry_default.retry_total_time.get() / 2).await?;
+                    let patience = (config.retry_default.retry_total_time.get() / 2).min(MAX_ROUTING_WAIT);
+                    self.await_routing(&rsp, patience).await?;
                     return Ok(rsp);
                 }
                 Ok(Err(answer)) if is_answer(answer.code) || is_unknown_extension::<M>(answer.code) => {

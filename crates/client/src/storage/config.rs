@@ -52,6 +52,9 @@ pub struct RetryConfig {
     pub max_wait_time: Duration,
     /// No attempt starts with less than `init_wait_time` of this left.
     pub max_retry_time: Duration,
+    /// Beyond that time an operation is repeated for this long from its start, as long as the chain does not serve or
+    /// cannot be reached, as opposed to a server that answers that it cannot read its disk. 0 = not. Valor only.
+    pub wait_for_chain: Duration,
     /// Failures after which reads prefer another replica.
     pub max_failures_before_failover: u32,
     /// Pause after the first failure that came before its deadline. It doubles from failure to failure.
@@ -66,6 +69,7 @@ impl Default for RetryConfig {
             init_wait_time: Duration::from_secs(10),
             max_wait_time: Duration::from_secs(30),
             max_retry_time: Duration::from_secs(60),
+            wait_for_chain: Duration::from_secs(0),
             max_failures_before_failover: 1,
             fast_retry_init_wait: Duration::from_millis(10),
             fast_retry_max_wait: Duration::from_secs(1),

@@ -65,12 +65,16 @@ pub(super) struct Retry {
     failures: HashMap<(TargetId, ChainId, ChainVersion), u32>,
     attempts: u32,
     attempt: Option<Attempt>,
+    begun: Instant,
+    /// Nothing that the last attempt met lies with the data themselves.
+    waits_for_chain: bool,
 }
 
 struct Attempt {
     started: Instant,
     deadline: Duration,
     wants_routing: bool,
+    met_bad_data: bool,
     failed: HashSet<(TargetId, ChainId, ChainVersion)>,
 }
 
@@ -88,15 +92,24 @@ impl Retry {
             failures: HashMap::new(),
             attempts: 0,
             attempt: None,
+            begun: Instant::now(),
+            waits_for_chain: false,
             config,
         }
     }
 
     /// Begins an attempt: its deadline, or none if the time is used up.
     pub(super) fn begin(&mut self) -> Option<Duration> {
-        let deadline = self.backoff.current()?;
         let started = Instant::now();
-        self.attempt = Some(Attempt { started, deadline, wants_routing: false, failed: HashSet::new() });
+        let waits = self.waits_for_chain && started - self.begun < self.config.wait_for_chain.get();
+        let deadline = self.backoff.current().or_else(|| waits.then(|| self.config.max_wait_time.get()))?;
+        self.attempt = Some(Attempt {
+            started,
+            deadline,
+            wants_routing: false,
+            met_bad_data: false,
+            failed: HashSet::new(),
+        });
         self.attempts += 1;
         Some(deadline)
     }
@@ -119,6 +132,8 @@ impl Retry {
         }
         let Some(attempt) = &mut self.attempt else { return true };
         attempt.wants_routing |= wants_routing(error.code);
+        attempt.met_bad_data |=
+            status::to_storage_client(error.code) == code::STORAGE_CLIENT_REMOTE_IO_ERROR;
         if let Some(chosen) = chosen
             && is_replica_failure(error.code)
         {
@@ -132,6 +147,7 @@ impl Retry {
     pub(super) async fn pause(&mut self, mgmtd: &MgmtdClient) {
         ::metrics::counter!(metrics::CLIENT_STORAGE_RETRIES).increment(1);
         let Some(attempt) = self.attempt.take() else { return };
+        self.waits_for_chain = !attempt.met_bad_data;
         for key in attempt.failed {
             *self.failures.entry(key).or_default() += 1;
         }
@@ -203,5 +219,26 @@ mod tests {
         }
         assert_eq!(deadlines, [10, 20, 30]);
         assert_eq!(retry.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chain_is_waited_for_but_bad_data_are_not() {
+        let hour = valor_config::Duration::from_secs(3600);
+        let config = RetryConfig { wait_for_chain: hour, ..RetryConfig::default() };
+        for (code, patient) in
+            [(code::STORAGE_TARGET_OFFLINE, true), (code::STORAGE_CHUNK_READ_FAILED, false)]
+        {
+            let mut retry = Retry::new(&config, &RetryOptions::default());
+            let begin = Instant::now();
+            while let Some(deadline) = retry.begin() {
+                assert!(retry.note(&status(code), None));
+                retry.waits_for_chain = !retry.attempt.take().unwrap().met_bad_data;
+                sleep(deadline).await;
+                retry.backoff.advance();
+            }
+            let waited = begin.elapsed().as_secs();
+            assert_eq!(waited >= 3600, patient, "{code}: {waited} s");
+            assert!(waited < 3700);
+        }
     }
 }

@@ -60,10 +60,7 @@ impl<S> LocalTarget<S> {
         let Some(successor) = &self.info.successor else {
             return Err(Status::new(code::STORAGE_NO_SUCCESSOR_TARGET, "no successor"));
         };
-        let groups = &successor.node_info.app.service_groups;
-        let named = groups.iter().find(|group| group.services.contains(SERVICE));
-        let endpoint = named.or(groups.first()).and_then(|group| group.endpoints.first());
-        endpoint.copied().ok_or_else(|| {
+        endpoint(&successor.node_info).ok_or_else(|| {
             let text = format!("successor {} has no address", successor.target_info.target_id);
             Status::new(code::STORAGE_NO_SUCCESSOR_ADDR, text)
         })
@@ -390,6 +387,18 @@ fn successor(id: TargetId, public_state: PublicTargetState, routing: &RoutingInf
         node_info: node.cloned().unwrap_or_else(NodeInfo::default),
         target_info: TargetInfo { public_state, ..target_info },
     }
+}
+
+/// Where a target's storage service is reached.
+pub fn address(target: TargetId, routing: &RoutingInfo) -> Option<Address> {
+    let node = routing.targets.get(&target)?.node_id?;
+    endpoint(routing.nodes.get(&node)?)
+}
+
+fn endpoint(node: &NodeInfo) -> Option<Address> {
+    let groups = &node.app.service_groups;
+    let named = groups.iter().find(|group| group.services.contains(SERVICE));
+    named.or(groups.first()).and_then(|group| group.endpoints.first()).copied()
 }
 
 /// Serving or being filled.

@@ -20,6 +20,7 @@ use valor_protocol::mgmtd::{LocalTargetState, NodeInfo, PublicTargetState};
 use valor_protocol::status::code;
 use valor_protocol::storage::methods;
 use valor_protocol::storage::*;
+use valor_protocol::valor::storage::{ListSyncProgress, ListSyncProgressReq, SyncProgress};
 use valor_protocol::*;
 use valor_rpc::{CallOptions, Client, ClientConfig, Server, ServerConfig, ServerHandle};
 use valor_storage::{BoxFuture, Cluster as Membership, Config, HeartbeatBoard, Identity, Storage};
@@ -265,8 +266,10 @@ impl Cluster {
         let rpc = Client::new(env.clone(), ClientConfig::default());
         let cluster = Arc::clone(&link) as Arc<dyn Membership>;
         let storage = Storage::start(env.clone(), Arc::clone(&config), identity, cluster, rpc).await.unwrap();
+        let [router, own] = storage.routers();
         let server = Server::builder(env, ServerConfig::default())
-            .service(storage.router())
+            .service(router)
+            .service(own)
             .listen(&[Endpoint::Tcp("127.0.0.1:0".parse().unwrap())])
             .unwrap();
         let Endpoint::Tcp(std::net::SocketAddr::V4(address)) = server.addresses()[0] else { panic!() };
@@ -488,6 +491,12 @@ impl Cluster {
         });
         let Endpoint::Tcp(std::net::SocketAddr::V4(address)) = receiver.recv().unwrap() else { panic!() };
         Address::tcp(address)
+    }
+
+    /// How far a node is with filling its successor.
+    pub async fn progress(&self, node: usize) -> Option<SyncProgress> {
+        let req = ListSyncProgressReq { chain_ids: vec![CHAIN] };
+        self.call::<ListSyncProgress>(node, &req).await.ok()?.progress.pop()
     }
 
     pub async fn metas(&self, node: usize) -> Vec<ChunkMeta> {

@@ -6,4 +6,6 @@ mod failures;
 mod golden;
 mod harness;
 mod methods;
+mod recovery;
 mod replication;
+mod scrub;

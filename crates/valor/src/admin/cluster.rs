@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use valor_config::Size;
 use valor_protocol::mgmtd::{self, ChainSetting, ChainTargetSetting, RoutingInfo, methods};
 use valor_protocol::storage;
-use valor_protocol::{ChainId, ChainTableId, ChainTableVersion, NodeId, TargetId};
+use valor_protocol::{ChainId, ChainTableId, NodeId, TargetId};
 
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
@@ -72,7 +72,7 @@ pub async fn run(admin: &Admin, command: Command) -> Result<(), String> {
         Command::ListClients => list_clients(admin).await?,
         Command::ListChainTables => list_chain_tables(admin, &admin.routing().await?),
         Command::ListChains { table_id, version } => {
-            list_chains(admin, &admin.routing().await?, table_id, version)?;
+            super::chains::list_chains(admin, &admin.routing().await?, table_id, version).await?;
         }
         Command::ListTargets { chain_id, orphan } => list_targets(admin, chain_id, orphan).await?,
         Command::CreateTarget {
@@ -195,57 +195,6 @@ fn list_chain_tables(admin: &Admin, routing: &RoutingInfo) {
         }
     }
     table.print(admin.json);
-}
-
-fn list_chains(
-    admin: &Admin,
-    routing: &RoutingInfo,
-    table_id: Option<u32>,
-    version: Option<u32>,
-) -> Result<(), String> {
-    let ids: Vec<ChainId> = match table_id {
-        Some(id) => routing
-            .chain_table(ChainTableId(id), ChainTableVersion(version.unwrap_or(0)))
-            .map(|table| table.chains.clone())
-            .ok_or_else(|| {
-                format!("no chain table {id} of that version; see `valor admin list-chain-tables`")
-            })?,
-        None => routing.chains.keys().copied().collect(),
-    };
-    let mut table = Table::new(&["ChainId", "ChainVersion", "Status", "PreferredOrder", "Targets"]);
-    for chain in ids.iter().filter_map(|id| routing.chains.get(id)) {
-        let serving =
-            chain.targets.iter().filter(|t| t.public_state == mgmtd::PublicTargetState::Serving).count();
-        let status = match serving {
-            0 => "UNAVAILABLE",
-            n if n == chain.targets.len() => "SERVING",
-            _ => "DEGRADED",
-        };
-        let targets: Vec<String> = chain
-            .targets
-            .iter()
-            .map(|target| {
-                let local =
-                    routing.targets.get(&target.target_id).map(|info| format!("{:?}", info.local_state));
-                format!(
-                    "{}({:?}-{})",
-                    target.target_id,
-                    target.public_state,
-                    local.as_deref().unwrap_or("Unknown")
-                )
-            })
-            .collect();
-        let preferred: Vec<String> = chain.preferred_target_order.iter().map(ToString::to_string).collect();
-        table.row(vec![
-            chain.chain_id.to_string(),
-            chain.chain_version.to_string(),
-            status.into(),
-            format!("[{}]", preferred.join(",")),
-            targets.join(" "),
-        ]);
-    }
-    table.print(admin.json);
-    Ok(())
 }
 
 async fn list_targets(admin: &Admin, chain_id: Option<u32>, orphan: bool) -> Result<(), String> {

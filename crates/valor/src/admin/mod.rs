@@ -1,11 +1,13 @@
 //! `valor admin`: looks at a cluster and changes it. Command names and arguments are those of 3FS's `admin_cli`.
 
+mod chains;
 mod cluster;
 mod config;
 mod content;
 mod dump;
 mod files;
 mod mount;
+mod plan;
 mod table;
 mod users;
 
@@ -54,7 +56,11 @@ enum Command {
     #[command(flatten)]
     Cluster(cluster::Command),
     #[command(flatten)]
+    Chains(chains::Command),
+    #[command(flatten)]
     Config(config::Command),
+    #[command(flatten)]
+    Plan(plan::Command),
     #[command(flatten)]
     Files(files::Command),
     #[command(flatten)]
@@ -75,9 +81,14 @@ pub async fn run(args: AdminArgs) -> Result<(), String> {
         let Command::Mount(command) = args.command else { return Ok(()) };
         return mount::run(&args.data_dir, args.json, command).await;
     }
+    if let Command::Plan(command) = &args.command {
+        return plan::run(&args, command).await;
+    }
     let admin = Admin::connect(&args)?;
     match args.command {
+        Command::Plan(_) => Ok(()),
         Command::Cluster(command) => cluster::run(&admin, command).await,
+        Command::Chains(command) => chains::run(&admin, command).await,
         Command::Config(command) => config::run(&admin, command).await,
         Command::Files(command) => files::run(&admin, command).await,
         Command::Users(command) => users::run(&admin, command).await,

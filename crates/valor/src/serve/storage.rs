@@ -17,6 +17,9 @@ use valor_storage::{HeartbeatBoard, Storage};
 /// How long to wait for routing information at start.
 const ROUTING_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long stopping may take without a manager.
+const LOST_GRACE: Duration = Duration::from_secs(10);
+
 /// Main configuration (3FS `src/storage/service/Components.h`).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -72,13 +75,25 @@ pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
     )
     .await
     .map_err(|status| format!("storage service: {status}"))?;
-    let serving = process.serve(&groups, config.server.base.shards, storage.router(), live).await?;
+    let routers = storage.routers().into();
+    let serving = process.serve_all(&groups, config.server.base.shards, routers, live).await?;
     mgmtd.start_heartbeat();
-    process.stop.triggered().await;
-    storage.stop().await;
-    mgmtd.stop().await;
-    serving.stop().await;
-    Ok(())
+    let lost = tokio::select! {
+        () = process.stop.triggered() => None,
+        silence = storage.out_of_contact() => Some(silence),
+    };
+    let stop = async {
+        storage.stop().await;
+        mgmtd.stop().await;
+        serving.stop().await;
+    };
+    let Some(silence) = lost else {
+        stop.await;
+        return Ok(());
+    };
+    // Without its manager it cannot say good-bye; what is left undone is what a crash would leave.
+    let _ = tokio::time::timeout(LOST_GRACE, stop).await;
+    Err(format!("no contact to mgmtd for {} s, so that this server ended", silence.as_secs()))
 }
 
 fn base(process: &Process) -> Main {

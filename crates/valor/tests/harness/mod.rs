@@ -148,15 +148,21 @@ impl Cluster {
 
     /// `valor admin ...` with this cluster; returns its standard output.
     pub fn admin(&self, args: &[&str]) -> String {
+        self.try_admin(args).unwrap_or_else(|said| panic!("valor admin {args:?}: {said}"))
+    }
+
+    /// The same, or what it said when it failed.
+    pub fn try_admin(&self, args: &[&str]) -> Result<String, String> {
         let output = Command::new(VALOR)
             .args(["admin", "--data-dir"])
             .arg(self.data_dir())
             .args(args)
             .output()
             .expect("valor admin");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "valor admin {args:?}: {} {said}", output.status);
-        String::from_utf8(output.stdout).expect("text")
+        if output.status.success() {
+            return Ok(String::from_utf8(output.stdout).expect("text"));
+        }
+        Err(format!("{} {}", output.status, String::from_utf8_lossy(&output.stderr)))
     }
 }
 
@@ -215,6 +221,11 @@ impl Cluster {
     }
 }
 
+/// Sends a signal by its short name.
+pub fn signal(pid: i32, name: &str) {
+    let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+}
+
 pub fn kill(pid: i32) {
     let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
 }
@@ -258,6 +269,11 @@ impl Random {
             now.map_or(1, |d| d.as_nanos() as u64)
         });
         println!("{test}: VALOR_SEED={seed}");
+        Self(seed)
+    }
+
+    /// Seeded by the caller.
+    pub fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 
