@@ -1,7 +1,7 @@
 //! Contents of one file: what the page cache has and what the medium has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rand::Rng;
 
@@ -186,8 +186,10 @@ impl Inode {
     }
 }
 
+/// A page of zeros; all share one until they are written, since files are reserved in large pieces.
 fn zeros() -> Page {
-    Arc::new([0; PAGE])
+    static ZEROS: LazyLock<Page> = LazyLock::new(|| Arc::new([0; PAGE]));
+    Arc::clone(&ZEROS)
 }
 
 /// Splits a range by pages: page number, offset within the page, range within the buffer.

@@ -1,0 +1,153 @@
+//! Linearizability of a register (Wing and Gong's search with Lowe's memory of configurations seen).
+//!
+//! A history is linearizable if every operation can be given a moment between its call and its return so that each read
+//! returns what the last write before it wrote. A write whose outcome is unknown never returns: it may take effect at
+//! any later moment, or never.
+
+use std::collections::HashSet;
+
+/// What an operation did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Wrote a value.
+    Write(u64),
+    /// Found a value; 0 is the initial one.
+    Read(u64),
+}
+
+/// An operation of a history. Times are positions in the order of all calls and returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// Who did it.
+    pub client: u32,
+    /// What.
+    pub action: Action,
+    /// When it was called.
+    pub call: u64,
+    /// When it returned; `u64::MAX` if its outcome is unknown.
+    pub ret: u64,
+}
+
+/// A configuration of the search: operations before `prefix` and those in `beyond` have their moments.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Configuration {
+    prefix: u32,
+    beyond: Vec<u32>,
+    value: u64,
+}
+
+/// Checks a history; the error shows the operations at which every order fails.
+///
+/// # Errors
+/// A description for the reader.
+pub fn check(history: &[Op]) -> Result<(), String> {
+    let read: HashSet<u64> = history
+        .iter()
+        .filter_map(|op| match op.action {
+            Action::Read(value) => Some(value),
+            Action::Write(_) => None,
+        })
+        .collect();
+    // A write that never returned and was never seen may as well not have happened.
+    let matters = |op: &&Op| match op.action {
+        Action::Write(value) => op.ret != u64::MAX || read.contains(&value),
+        Action::Read(_) => op.ret != u64::MAX,
+    };
+    let mut ops: Vec<Op> = history.iter().filter(matters).copied().collect();
+    ops.sort_by_key(|op| op.call);
+    Search { ops, seen: HashSet::new(), deepest: 0 }.run()
+}
+
+struct Search {
+    ops: Vec<Op>,
+    seen: HashSet<Configuration>,
+    /// Largest number of operations that got their moments.
+    deepest: u32,
+}
+
+impl Search {
+    fn run(mut self) -> Result<(), String> {
+        let mut stack = vec![Configuration { prefix: 0, beyond: Vec::new(), value: 0 }];
+        while let Some(mut at) = stack.pop() {
+            self.take_reads(&mut at);
+            if at.prefix as usize == self.ops.len() {
+                return Ok(());
+            }
+            if !self.seen.insert(at.clone()) {
+                continue;
+            }
+            self.deepest = self.deepest.max(at.prefix);
+            for index in self.candidates(&at) {
+                if let Action::Write(value) = self.ops[index as usize].action {
+                    let mut next = at.clone();
+                    next.take(index);
+                    next.value = value;
+                    stack.push(next);
+                }
+            }
+        }
+        Err(self.explain())
+    }
+
+    /// Operations that may come next: called before any other open operation returned.
+    fn candidates(&self, at: &Configuration) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mut first_return = u64::MAX;
+        for index in at.prefix..self.ops.len() as u32 {
+            let op = &self.ops[index as usize];
+            if op.call > first_return {
+                break;
+            }
+            if at.beyond.binary_search(&index).is_err() {
+                first_return = first_return.min(op.ret);
+                found.push(index);
+            }
+        }
+        found.retain(|index| self.ops[*index as usize].call <= first_return);
+        found
+    }
+
+    /// Reads of the present value may always come at once.
+    fn take_reads(&self, at: &mut Configuration) {
+        loop {
+            let value = at.value;
+            let reads: Vec<u32> = self
+                .candidates(at)
+                .into_iter()
+                .filter(|index| self.ops[*index as usize].action == Action::Read(value))
+                .collect();
+            if reads.is_empty() {
+                return;
+            }
+            reads.into_iter().for_each(|index| at.take(index));
+        }
+    }
+
+    fn explain(&self) -> String {
+        let from = (self.deepest as usize).saturating_sub(4);
+        let shown = self.ops.iter().skip(from).take(14);
+        let lines: Vec<String> = shown
+            .map(|op| {
+                let ret = if op.ret == u64::MAX { "?".to_owned() } else { op.ret.to_string() };
+                format!("    {}..{ret} client {} {:x?}", op.call, op.client, op.action)
+            })
+            .collect();
+        format!("no order of {} operations explains them; around:\n{}", self.ops.len(), lines.join("\n"))
+    }
+}
+
+impl Configuration {
+    fn take(&mut self, index: u32) {
+        match self.beyond.binary_search(&index) {
+            Ok(_) => return,
+            Err(at) => self.beyond.insert(at, index),
+        }
+        let whole = self.beyond.iter().zip(self.prefix..).take_while(|(have, want)| *have == want).count();
+        self.beyond.drain(..whole);
+        self.prefix += whole as u32;
+    }
+}
+
+#[cfg(test)]
+#[path = "linear_tests.rs"]
+mod tests;
