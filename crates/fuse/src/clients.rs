@@ -62,10 +62,6 @@ impl Cluster for Clients {
         self.meta.stat(user, path, false).await
     }
 
-    async fn batch_stat(&self, user: &UserInfo, inodes: Vec<InodeId>) -> Result<Vec<Option<Inode>>, Status> {
-        self.meta.batch_stat(user, inodes).await
-    }
-
     async fn stat_fs(&self, user: &UserInfo) -> Result<StatFsRsp, Status> {
         self.meta.stat_fs(user).await
     }
@@ -191,8 +187,9 @@ impl Cluster for Clients {
         inode: InodeId,
         after: BString,
         limit: i32,
+        inodes: bool,
     ) -> Result<ListRsp, Status> {
-        self.meta.list(user, PathAt::inode(inode), after, limit, false).await
+        self.meta.list(user, PathAt::inode(inode), after, limit, inodes).await
     }
 
     async fn lock_directory(

@@ -25,8 +25,6 @@ macro_rules! calls {
 calls! {
     /// An inode; a symlink in last place is not followed.
     stat(path: PathAt) -> Inode;
-    /// Inodes by number, none for those that vanished.
-    batch_stat(inodes: Vec<InodeId>) -> Vec<Option<Inode>>;
     /// Space of the cluster.
     stat_fs() -> StatFsRsp;
     /// The path of an inode from the root.
@@ -63,8 +61,8 @@ calls! {
     rename(from: PathAt, to: PathAt, to_trash: bool) -> Inode;
     /// Renames with flags of renameat2(2), atomically; 2008 if the server is no Valor.
     rename_with(from: PathAt, to: PathAt, flags: u32) -> Inode;
-    /// Entries of a directory after a name.
-    list(inode: InodeId, after: bstr::BString, limit: i32) -> ListRsp;
+    /// Entries of a directory after a name, with their inodes if asked for.
+    list(inode: InodeId, after: bstr::BString, limit: i32, inodes: bool) -> ListRsp;
     /// Locks or unlocks a directory.
     lock_directory(inode: InodeId, action: LockAction) -> ();
     /// An offset for `len` bytes at the end of a file that nobody else is given; 2008 if the server is no Valor.

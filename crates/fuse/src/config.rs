@@ -144,6 +144,9 @@ pub struct ValorConfig {
     pub read_ahead: Size,
     /// When the kernel keeps a file's pages between opens.
     pub keep_cache: KeepCache,
+    /// How long an open that truncates waits for writes that are on their way to storage, before it fails with
+    /// ETIMEDOUT.
+    pub open_patience: Duration,
     /// close(2) of a file that was written ends its session at once, saving a call; a later write through a duplicated
     /// descriptor opens it again.
     pub close_on_flush: bool,
@@ -217,6 +220,7 @@ impl Default for ValorConfig {
             write_behind: Size::new(64 << 20),
             read_ahead: Size::new(1 << 20),
             keep_cache: KeepCache::Never,
+            open_patience: Duration::from_secs(60),
             close_on_flush: true,
         }
     }

@@ -155,13 +155,17 @@ impl<C: Cluster> Core<C> {
             Ok(())
         };
         let result = self.exclusively(node, change).await;
-        // The contents are others now, though the length is not: the next sync has to say so.
+        self.note_change(node, user.uid);
+        result
+    }
+
+    /// The contents are others now, though the length is not: the next sync has to say so.
+    pub(crate) fn note_change(&self, node: &Node, writer: u32) {
         let mut dynamic = node.dynamic.lock();
         let version = dynamic.truncate_ver;
-        dynamic.finish_write(version, Some(0), user.uid, self.now());
+        dynamic.finish_write(version, Some(0), writer, self.now());
         drop(dynamic);
         self.mark_dirty(node.id());
-        result
     }
 
     async fn write_zeros(&self, user: &UserInfo, node: &Node, range: Range<u64>) -> Result<(), Errno> {

@@ -1,23 +1,46 @@
 //! Listing directories (`src/fuse/FuseOps.cc`, `readdirplus`), with `.` and `..`, which C++ 3FS lacks.
+//!
+//! A directory is listed page by page, with the inodes if the kernel wants them (one call where C++ 3FS needs two). A
+//! cookie is a position in what was listed through the handle, so what was once given out stays as it is. The rest is
+//! listed again, after the last name given out, if it has become old: the kernel would cache it for as long again. What
+//! this mount itself has changed since a page was asked for must not reach the kernel as something new:
+//!
+//! * After a change of a name in the directory the rest is listed again. The kernel lets no change of names run at the
+//!   same time as a listing, so one look at the start of a request is enough.
+//! * An entry whose inode was heard of since then, or has bytes on their way, goes without its inode.
 
 use crate::cluster::Cluster;
 use crate::core::Core;
 use crate::errno::OrErrno;
-use crate::handle::{DirHandle, Listed};
+use crate::handle::Listed;
 use crate::ids::{from_ino, is_virtual, to_ino};
-use std::collections::HashMap;
+use crate::inode::tick;
+use bstr::BString;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
 use valor_protocol::InodeId;
-use valor_protocol::meta::{Inode, InodeType};
+use valor_protocol::meta::{InodeType, ListRsp};
+use valor_protocol::status::code;
+use valor_protocol::user::UserInfo;
+use valor_wire::Status;
 use xfuse::request::{Open, Readdir};
 use xfuse::{Context, DirBuffer, DirPlusBuffer, Errno, Opened};
 
-/// Entries fetched at a time.
-const LIST_LIMIT: i32 = 1024;
+/// Most entries fetched at a time.
+const LIST_LIMIT: u32 = 1024;
+/// Fewest entries fetched at a time.
+const LIST_LEAST: u32 = 64;
 /// Directory entries that come before the listing: `.` and `..`.
 const DOTS: u64 = 2;
+/// Bytes of a reply that an entry takes, without its name and with a short one.
+const ENTRY_SIZE: u32 = 40;
+/// The same with attributes.
+const ENTRY_PLUS_SIZE: u32 = 168;
+/// How old a page may be when it is given to the kernel.
+const FRESH: Duration = Duration::from_secs(1);
 
 fn mode(kind: InodeType) -> u32 {
     match kind {
@@ -27,48 +50,136 @@ fn mode(kind: InodeType) -> u32 {
     }
 }
 
+/// What was listed of a directory.
+#[derive(Default)]
+pub(crate) struct Listing {
+    entries: Vec<Listed>,
+    /// Entries given to the kernel; those after it may be listed again.
+    served: usize,
+    /// Everything is listed.
+    complete: bool,
+    /// Size of the next page; pages grow with the directory.
+    limit: u32,
+    page: Option<Page>,
+}
+
+/// The page that was fetched last.
+#[derive(Clone, Copy)]
+struct Page {
+    /// The moment before it was asked for.
+    asked: u64,
+    at: Instant,
+    inodes: bool,
+}
+
+impl Listing {
+    /// Drops what follows the entries given out.
+    fn drop_rest(&mut self) {
+        if self.page.take().is_some() {
+            self.entries.truncate(self.served);
+            self.complete = false;
+        }
+    }
+}
+
+/// A change of names in a directory, noted when it has happened or failed.
+pub(crate) struct NamesChange<'a, C> {
+    core: &'a Core<C>,
+    parent: u64,
+}
+
+impl<C> Drop for NamesChange<'_, C> {
+    fn drop(&mut self) {
+        if let Some(node) = self.core.nodes.get(from_ino(self.parent)) {
+            node.names_changed.fetch_max(tick(), Ordering::AcqRel);
+        }
+    }
+}
+
 impl<C: Cluster> Core<C> {
+    /// To be held while a name in a directory changes.
+    pub(crate) fn names_change(&self, parent: u64) -> NamesChange<'_, C> {
+        NamesChange { core: self, parent }
+    }
+
     pub(crate) fn opendir(&self, _: &Context, _: Open) -> Opened {
-        Opened { fh: self.dirs.insert(DirHandle::default()), ..Opened::default() }
+        Opened { fh: self.dirs.insert(Default::default()), ..Opened::default() }
     }
 
-    /// The directory's entries after `.` and `..`. A read from the start fetches them anew.
-    async fn listing(&self, cx: &Context, r: &Readdir) -> Result<Arc<Vec<Listed>>, Errno> {
-        let handle = self.dirs.get(r.fh).ok_or(Errno::EBADF)?;
-        let mut listing = handle.listing.lock().await;
-        if let Some(known) = listing.as_ref().filter(|_| r.offset != 0) {
-            return Ok(known.clone());
-        }
+    /// Makes sure that the listing has entries at the request's position, unless there are none.
+    async fn fill(&self, cx: &Context, r: &Readdir, listing: &mut Listing, plus: bool) -> Result<(), Errno> {
         let id = from_ino(r.ino);
-        let mut entries = if is_virtual(id) { Vec::new() } else { self.fetch(cx, id).await? };
-        entries.extend(self.virtual_list(id));
-        let entries = Arc::new(entries);
-        *listing = Some(entries.clone());
-        Ok(entries)
+        if r.offset == 0 {
+            let per_entry = if plus { ENTRY_PLUS_SIZE } else { ENTRY_SIZE };
+            let limit = (r.size / per_entry).clamp(LIST_LEAST, LIST_LIMIT);
+            *listing = Listing { limit, ..Listing::default() };
+        }
+        let old = |page: &Page| {
+            let changed = self.nodes.get(id).map_or(0, |node| node.names_changed.load(Ordering::Acquire));
+            page.at.elapsed() > FRESH || changed > page.asked || (plus && !page.inodes)
+        };
+        let position = position(r.offset);
+        // What is given out without more is as good as ever.
+        if position >= listing.served && listing.page.as_ref().is_some_and(old) {
+            listing.drop_rest();
+        }
+        while !listing.complete && listing.entries.len() <= position {
+            self.fetch(cx, id, listing, plus).await?;
+        }
+        Ok(())
     }
 
-    async fn fetch(&self, cx: &Context, id: InodeId) -> Result<Vec<Listed>, Errno> {
-        let user = self.user(cx);
-        let mut entries: Vec<Listed> = Vec::new();
-        loop {
-            let after = entries.last().map(|entry| entry.name.clone()).unwrap_or_default();
+    /// Fetches one page.
+    async fn fetch(&self, cx: &Context, id: InodeId, listing: &mut Listing, plus: bool) -> Result<(), Errno> {
+        let (asked, at) = (tick(), Instant::now());
+        listing.page = Some(Page { asked, at, inodes: plus });
+        if !is_virtual(id) {
+            let user = self.user(cx);
+            let after = listing.entries.last().map(|entry| entry.name.clone()).unwrap_or_default();
             let page =
-                self.run(cx, self.cluster.list(&user, id, after, LIST_LIMIT)).await.or_errno("readdir")?;
-            let more = page.more && !page.entries.is_empty();
-            entries.extend(page.entries.into_iter().map(|entry| Listed {
-                name: entry.name,
-                id: entry.data.id,
-                kind: entry.data.r#type,
+                self.run(cx, self.page(&user, id, after, listing.limit, plus)).await.or_errno("readdir")?;
+            listing.complete = !page.more || page.entries.is_empty();
+            listing.limit = LIST_LIMIT;
+            let mut inodes = page.inodes.into_iter();
+            listing.entries.extend(page.entries.into_iter().map(|entry| {
+                let inode = inodes.next().filter(|inode| inode.id == entry.data.id).map(Box::new);
+                Listed { name: entry.name, id: entry.data.id, kind: entry.data.r#type, inode }
             }));
-            if !more {
-                break;
+            if id == InodeId::ROOT {
+                // The virtual directory hides a real one of its name.
+                listing.entries.retain(|entry| entry.name != crate::virt::VIRT_NAME);
             }
+        } else {
+            listing.complete = true;
         }
-        if id == InodeId::ROOT {
-            // The virtual directory hides a real one of its name.
-            entries.retain(|entry| entry.name != crate::virt::VIRT_NAME);
+        if listing.complete {
+            let virt = self.virtual_list(id).into_iter();
+            listing.entries.extend(
+                virt.map(|entry| Listed {
+                    inode: self.virtual_inode(cx, entry.id).ok().map(Box::new),
+                    ..entry
+                }),
+            );
         }
-        Ok(entries)
+        Ok(())
+    }
+
+    async fn page(
+        &self,
+        user: &UserInfo,
+        id: InodeId,
+        after: BString,
+        limit: u32,
+        inodes: bool,
+    ) -> Result<ListRsp, Status> {
+        let limit = limit as i32;
+        match self.cluster.list(user, id, after.clone(), limit, inodes).await {
+            // One inode that is missing must not hide all names.
+            Err(status) if inodes && status.code == code::META_INCONSISTENT => {
+                self.cluster.list(user, id, after, limit, false).await
+            }
+            result => result,
+        }
     }
 
     /// Number of a directory's parent, as last heard of.
@@ -81,82 +192,84 @@ impl<C: Cluster> Core<C> {
         }
     }
 
+    /// `.` and `..` as far as they come after a position, each with the next one and its inode.
+    fn dots(&self, r: &Readdir) -> impl Iterator<Item = (u64, u64, &'static OsStr)> {
+        let offset = r.offset;
+        [(1, r.ino, "."), (2, self.parent(r.ino), "..")]
+            .into_iter()
+            .filter(move |(next, ..)| offset < *next)
+            .map(|(next, ino, name)| (next, ino, OsStr::new(name)))
+    }
+
     pub(crate) async fn readdir(&self, cx: &Context, r: Readdir) -> Result<DirBuffer, Errno> {
-        let entries = self.listing(cx, &r).await?;
+        let handle = self.dirs.get(r.fh).ok_or(Errno::EBADF)?;
+        let mut listing = handle.listing.lock().await;
+        self.fill(cx, &r, &mut listing, false).await?;
         let mut buffer = DirBuffer::new(r.size);
-        for (next, name) in [(1, "."), (2, "..")] {
-            if r.offset < next {
-                let ino = if next == 1 { r.ino } else { self.parent(r.ino) };
-                if !buffer.add(ino, next, libc::S_IFDIR, OsStr::new(name)) {
-                    return Ok(buffer);
-                }
+        for (next, ino, name) in self.dots(&r) {
+            if !buffer.add(ino, next, libc::S_IFDIR, name) {
+                return Ok(buffer);
             }
         }
-        for (next, entry) in numbered(&entries, r.offset) {
+        let mut end = listing.served;
+        for (index, next) in numbered(&listing.entries, r.offset) {
+            let entry = &listing.entries[index];
             if !buffer.add(to_ino(entry.id), next, mode(entry.kind), OsStr::from_bytes(&entry.name)) {
                 break;
             }
+            end = end.max(index + 1);
         }
+        listing.served = end;
         Ok(buffer)
     }
 
     pub(crate) async fn readdirplus(&self, cx: &Context, r: Readdir) -> Result<DirPlusBuffer, Errno> {
-        let entries = self.listing(cx, &r).await?;
+        let handle = self.dirs.get(r.fh).ok_or(Errno::EBADF)?;
+        let mut listing = handle.listing.lock().await;
+        self.fill(cx, &r, &mut listing, true).await?;
         let mut buffer = DirPlusBuffer::new(r.size);
-        for (next, name) in [(1, "."), (2, "..")] {
-            if r.offset < next {
-                let ino = if next == 1 { r.ino } else { self.parent(r.ino) };
-                if !buffer.add_plain(ino, next, libc::S_IFDIR, OsStr::new(name)) {
-                    return Ok(buffer);
-                }
+        for (next, ino, name) in self.dots(&r) {
+            if !buffer.add_plain(ino, next, libc::S_IFDIR, name) {
+                return Ok(buffer);
             }
         }
-        let mut room = DirPlusBuffer::new(r.size.saturating_sub(buffer.used() as u32));
-        let fitting: Vec<(u64, &Listed)> = numbered(&entries, r.offset)
-            .take_while(|(next, entry)| room.add_plain(1, *next, 0, OsStr::from_bytes(&entry.name)))
-            .collect();
-        let inodes = self.inodes(cx, &fitting).await?;
-        for (next, entry) in fitting {
+        let asked = listing.page.map_or(0, |page| page.asked);
+        for (index, next) in numbered(&listing.entries, r.offset) {
+            if !buffer.fits(listing.entries[index].name.len()) {
+                break;
+            }
+            // An inode is given once: later it would be old.
+            let inode = listing.entries[index].inode.take().filter(|_| index >= listing.served);
+            let entry = &listing.entries[index];
             let name = OsStr::from_bytes(&entry.name);
-            let added = match inodes.get(&entry.id) {
+            let added = match &inode {
                 Some(inode) if is_virtual(entry.id) => buffer.add(&self.plain_entry(cx, inode), next, name),
-                Some(inode) => {
-                    let node = self.nodes.add(inode);
-                    self.readers.note_name(&node, r.ino, name);
-                    buffer.add(&self.plain_entry(cx, inode), next, name)
-                }
-                // It vanished since the listing.
+                Some(inode) => match self.nodes.add_listed(inode, asked) {
+                    Some(node) => {
+                        self.readers.note_name(&node, r.ino, name);
+                        buffer.add(&self.plain_entry(cx, inode), next, name)
+                    }
+                    None => buffer.add_plain(to_ino(entry.id), next, mode(entry.kind), name),
+                },
                 None => buffer.add_plain(to_ino(entry.id), next, mode(entry.kind), name),
             };
             if !added {
-                // Sizes were computed above.
+                // It was found to fit.
                 return Err(Errno::EIO);
             }
+            listing.served = listing.served.max(index + 1);
         }
         Ok(buffer)
     }
-
-    /// The inodes of entries that still exist.
-    async fn inodes(
-        &self,
-        cx: &Context,
-        entries: &[(u64, &Listed)],
-    ) -> Result<HashMap<InodeId, Inode>, Errno> {
-        let (virt, real): (Vec<InodeId>, Vec<InodeId>) =
-            entries.iter().map(|(_, entry)| entry.id).partition(|id| is_virtual(*id));
-        let mut inodes: HashMap<InodeId, Inode> =
-            virt.into_iter().filter_map(|id| Some((id, self.virtual_inode(cx, id).ok()?))).collect();
-        if !real.is_empty() {
-            let user = self.user(cx);
-            let found = self.run(cx, self.cluster.batch_stat(&user, real)).await.or_errno("readdirplus")?;
-            inodes.extend(found.into_iter().flatten().map(|inode| (inode.id, inode)));
-        }
-        Ok(inodes)
-    }
 }
 
-/// Entries from a cookie on, each with the cookie of the next one.
-fn numbered(entries: &[Listed], offset: u64) -> impl Iterator<Item = (u64, &Listed)> {
-    let skip = usize::try_from(offset.saturating_sub(DOTS)).unwrap_or(usize::MAX).min(entries.len());
-    (DOTS + 1 + skip as u64..).zip(&entries[skip..])
+/// The place of a cookie in the listing.
+fn position(offset: u64) -> usize {
+    usize::try_from(offset.saturating_sub(DOTS)).unwrap_or(usize::MAX)
+}
+
+/// Places of entries from a cookie on, each with the cookie of the next one.
+fn numbered(entries: &[Listed], offset: u64) -> impl Iterator<Item = (usize, u64)> + use<> {
+    let skip = position(offset).min(entries.len());
+    (skip..entries.len()).map(|index| (index, index as u64 + DOTS + 1))
 }

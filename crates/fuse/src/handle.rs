@@ -1,6 +1,7 @@
 //! Open files and directories, by the number the kernel got for them.
 
 use crate::coherence::{Admission, Ticket};
+use crate::dir::Listing;
 use crate::inode::Node;
 use bstr::BString;
 use parking_lot::{Mutex, RwLock};
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use valor_protocol::InodeId;
-use valor_protocol::meta::InodeType;
+use valor_protocol::meta::{Inode, InodeType};
 use valor_protocol::user::UserInfo;
 use valor_wire::Uuid;
 
@@ -73,13 +74,15 @@ pub(crate) struct Listed {
     pub(crate) name: BString,
     pub(crate) id: InodeId,
     pub(crate) kind: InodeType,
+    /// The inode, if it came with the listing and was not given to the kernel yet.
+    pub(crate) inode: Option<Box<Inode>>,
 }
 
 /// An open directory.
 #[derive(Default)]
 pub(crate) struct DirHandle {
-    /// The listing, fetched at the first read and again after a rewind.
-    pub(crate) listing: tokio::sync::Mutex<Option<Arc<Vec<Listed>>>>,
+    /// What was listed of it, from the start or since the last rewind.
+    pub(crate) listing: tokio::sync::Mutex<Listing>,
 }
 
 /// Handles by number.

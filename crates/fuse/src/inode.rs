@@ -14,6 +14,17 @@ use valor_protocol::InodeId;
 use valor_protocol::meta::Inode;
 use valor_wire::{Status, Uuid};
 
+/// Counts what this process learns of inodes and names, so that answers can be told to be older than others.
+static CLOCK: AtomicU64 = AtomicU64::new(1);
+
+/// The latest [`Node::heard`] of a node that is no longer in its table.
+static FORGOTTEN: AtomicU64 = AtomicU64::new(0);
+
+/// A moment later than all before.
+pub(crate) fn tick() -> u64 {
+    CLOCK.fetch_add(1, Ordering::AcqRel) + 1
+}
+
 /// Parts of the table that are locked separately.
 const SHARDS: usize = 64;
 
@@ -29,6 +40,10 @@ pub(crate) struct Node {
     pub(crate) writer: tokio::sync::Mutex<Option<Buffer>>,
     /// Writes on their way.
     pub(crate) pipeline: Arc<Pipeline>,
+    /// When a server last told of it. What was asked for before may be older than what the kernel knows.
+    heard: AtomicU64,
+    /// When this mount last changed a name in this directory.
+    pub(crate) names_changed: AtomicU64,
     /// What the kernel has cached of it.
     pub(crate) coherence: Coherence,
     /// The thread that was last told that the name it opened leads elsewhere.
@@ -58,6 +73,8 @@ impl Node {
             lookups: AtomicU64::new(0),
             writer: tokio::sync::Mutex::default(),
             pipeline: Arc::default(),
+            heard: AtomicU64::new(0),
+            names_changed: AtomicU64::new(0),
             coherence: Coherence::default(),
             told_stale: AtomicU32::new(u32::MAX),
             errors: ErrorSequence::default(),
@@ -93,6 +110,20 @@ impl Node {
     /// Takes over a reply of the server that says nothing about our own writes.
     pub(crate) fn refresh(&self, inode: &Inode) {
         self.dynamic.lock().update(inode, 0, false);
+        self.note_heard();
+    }
+
+    /// A server has told of it, now.
+    pub(crate) fn note_heard(&self) {
+        self.heard.fetch_max(tick(), Ordering::AcqRel);
+    }
+
+    /// Whether attributes that were asked for at a moment are as new as any that the kernel may have.
+    fn is_news(&self, asked: u64) -> bool {
+        let dynamic = self.dynamic.lock();
+        self.heard.load(Ordering::Acquire) <= asked
+            && dynamic.written == dynamic.synced
+            && self.pipeline.is_clear()
     }
 }
 
@@ -136,6 +167,28 @@ impl Nodes {
         self.shard(id).lock().get(&id).cloned()
     }
 
+    /// Like [`Nodes::add`], for an inode out of a listing that was asked for at a moment, unless something newer is known
+    /// of it, or bytes of it are on their way.
+    pub(crate) fn add_listed(&self, inode: &Inode, asked: u64) -> Option<Arc<Node>> {
+        let mut shard = self.shard(inode.id).lock();
+        if let Some(node) = shard.get(&inode.id) {
+            if !node.is_news(asked) {
+                return None;
+            }
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            // Not heard of now, but when it was asked for.
+            node.dynamic.lock().update(inode, 0, false);
+            return Some(node.clone());
+        }
+        if FORGOTTEN.load(Ordering::Acquire) > asked {
+            return None;
+        }
+        let node = Arc::new(Node::new(inode.clone()));
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        shard.insert(inode.id, node.clone());
+        Some(node)
+    }
+
     /// Drops `count` references.
     pub(crate) fn forget(&self, id: InodeId, count: u64) {
         let mut shard = self.shard(id).lock();
@@ -146,6 +199,7 @@ impl Nodes {
         let before =
             node.lookups.fetch_sub(count.min(node.lookups.load(Ordering::Relaxed)), Ordering::Relaxed);
         if before <= count {
+            FORGOTTEN.fetch_max(node.heard.load(Ordering::Acquire), Ordering::AcqRel);
             shard.remove(&id);
         }
     }
@@ -178,5 +232,24 @@ mod tests {
         nodes.forget(inode.id, 1);
         let again = nodes.add(&inode);
         assert!(!Arc::ptr_eq(&first, &again));
+    }
+
+    #[test]
+    fn listings_do_not_bring_back_what_has_changed_since() {
+        let nodes = Nodes::new();
+        let inode = Inode { id: InodeId(4098), ..Inode::default() };
+        let early = tick();
+        let node = nodes.add_listed(&inode, early).expect("nothing is known of it");
+        assert!(nodes.add_listed(&inode, early).is_some());
+        node.refresh(&inode);
+        assert!(nodes.add_listed(&inode, early).is_none(), "a server has told of it since");
+        let late = tick();
+        assert!(nodes.add_listed(&inode, late).is_some());
+        node.dynamic.lock().finish_write(0, Some(1), 1, valor_wire::UtcTime(1));
+        assert!(nodes.add_listed(&inode, late).is_none(), "it has bytes that no server knows of");
+        nodes.forget(inode.id, 3);
+        assert!(nodes.get(inode.id).is_none());
+        assert!(nodes.add_listed(&inode, early).is_none(), "what was known of it is forgotten");
+        assert!(nodes.add_listed(&inode, tick()).is_some());
     }
 }

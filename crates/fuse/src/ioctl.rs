@@ -175,7 +175,9 @@ impl<C: Cluster> Core<C> {
             }
             Ok(done(Bytes::new()))
         };
-        self.exclusively(&node, punch).await
+        let result = self.exclusively(&node, punch).await;
+        self.note_change(&node, user.uid);
+        result
     }
 
     /// Invalidates a name and waits for it: no lock of these directories is held by an ioctl.
@@ -196,8 +198,10 @@ impl<C: Cluster> Core<C> {
             return Err(Errno::EINVAL);
         }
         let user = self.user(cx);
+        let change = (self.names_change(to_ino(from)), self.names_change(to_ino(to)));
         let renamed = self.cluster.rename(&user, PathAt::at(from, old), PathAt::at(to, new), to_trash);
         self.run(cx, renamed).await.or_errno("move")?;
+        drop(change);
         self.forget_name(from, old).await;
         self.forget_name(to, new).await;
         Ok(done(Bytes::new()))
@@ -214,9 +218,11 @@ impl<C: Cluster> Core<C> {
             return Err(Errno::EINVAL);
         }
         let user = self.user(cx);
+        let change = self.names_change(to_ino(parent));
         self.run(cx, self.cluster.remove(&user, PathAt::at(parent, name), recursive))
             .await
             .or_errno("remove")?;
+        drop(change);
         self.forget_name(parent, name).await;
         Ok(done(Bytes::new()))
     }

@@ -127,7 +127,7 @@ impl<C: Cluster> Core<C> {
             }
         }
         if r.atime.is_some() || r.mtime.is_some() {
-            latest = Some(self.set_times(cx, id, r.atime, r.mtime).await?);
+            latest = Some(self.set_times(cx, &r).await?);
         }
         match latest {
             Some(inode) => Ok(self.attr(cx, &inode)),
@@ -177,6 +177,7 @@ impl<C: Cluster> Core<C> {
                     let mut dynamic = node.dynamic.lock();
                     dynamic.update(inode, written, true);
                     dynamic.mtime = None;
+                    node.note_heard();
                 }
                 Err(_) => node.dynamic.lock().sync_failed(),
             }
@@ -186,22 +187,17 @@ impl<C: Cluster> Core<C> {
     }
 
     /// Sets times after everything written before, which would change them otherwise.
-    async fn set_times(
-        self: &Arc<Self>,
-        cx: &Context,
-        id: InodeId,
-        atime: Option<SetTime>,
-        mtime: Option<SetTime>,
-    ) -> Result<Inode, Errno> {
+    async fn set_times(self: &Arc<Self>, cx: &Context, r: &Setattr) -> Result<Inode, Errno> {
         let convert = |time| match time {
             SetTime::Now => SETATTR_TIME_NOW,
             SetTime::At(seconds, nanos) => join_time(seconds, nanos),
         };
-        let (atime, mtime): (Option<UtcTime>, Option<UtcTime>) = (atime.map(convert), mtime.map(convert));
+        let (atime, mtime): (Option<UtcTime>, Option<UtcTime>) = (r.atime.map(convert), r.mtime.map(convert));
+        let id = from_ino(r.ino);
         let user = self.user(cx);
         let node = self.nodes.get(id);
         if let Some(node) = &node {
-            self.sync(&user, node, Reason::Fsync).await.or_errno("sync")?;
+            self.tell_writes(&user, node, r.fh).await?;
             let mut dynamic = node.dynamic.lock();
             dynamic.atime = dynamic.atime.filter(|_| atime.is_none());
             dynamic.mtime = dynamic.mtime.filter(|_| mtime.is_none());
@@ -235,6 +231,7 @@ impl<C: Cluster> Core<C> {
         }
         let user = self.user(cx);
         let path = at(r.parent, r.name);
+        let _change = self.names_change(r.parent);
         let created = self.cluster.create(&user, path, None, OpenFlags::RDONLY, r.mode & 0o7777);
         let inode = self.run(cx, created).await.or_errno("mknod")?;
         Ok(self.entry(cx, &inode))
@@ -244,6 +241,7 @@ impl<C: Cluster> Core<C> {
         self.writable(cx)?;
         not_virtual(r.parent)?;
         let user = self.user(cx);
+        let _change = self.names_change(r.parent);
         let made = self.cluster.mkdir(&user, at(r.parent, r.name), r.mode & 0o7777);
         let inode = self.run(cx, made).await.or_errno("mkdir")?;
         Ok(self.entry(cx, &inode))
@@ -257,6 +255,7 @@ impl<C: Cluster> Core<C> {
         not_virtual(r.parent)?;
         let user = self.user(cx);
         self.hold_readers(&user, r.parent, r.name).await;
+        let _change = self.names_change(r.parent);
         self.run(cx, self.cluster.unlink(&user, at(r.parent, r.name))).await.or_errno("unlink")
     }
 
@@ -264,6 +263,7 @@ impl<C: Cluster> Core<C> {
         self.writable(cx)?;
         not_virtual(r.parent)?;
         let user = self.user(cx);
+        let _change = self.names_change(r.parent);
         self.run(cx, self.cluster.rmdir(&user, at(r.parent, r.name))).await.or_errno("rmdir")
     }
 
@@ -276,6 +276,7 @@ impl<C: Cluster> Core<C> {
             return self.move_by_symlink(cx, path, r.parent, r.name).await;
         }
         let user = self.user(cx);
+        let _change = self.names_change(r.parent);
         let made = self.cluster.symlink(&user, at(r.parent, r.name), text(r.target.as_bytes()));
         let inode = self.run(cx, made).await.or_errno("symlink")?;
         Ok(self.entry(cx, &inode))
@@ -286,6 +287,7 @@ impl<C: Cluster> Core<C> {
         not_virtual(r.parent)?;
         let user = self.user(cx);
         let from = at(r.parent, r.name);
+        let _change = (self.names_change(r.parent), self.names_change(r.new_parent));
         if from_ino(r.new_parent) == InodeId::RM_RF && r.flags == 0 {
             return self.run(cx, self.cluster.remove(&user, from, true)).await.or_errno("rm-rf");
         }
@@ -326,6 +328,7 @@ impl<C: Cluster> Core<C> {
         }
         not_virtual(r.new_parent)?;
         let user = self.user(cx);
+        let _change = self.names_change(r.new_parent);
         let linked = self.cluster.hard_link(&user, from_ino(r.ino), at(r.new_parent, r.new_name));
         let inode = self.run(cx, linked).await.or_errno("link")?;
         Ok(self.entry(cx, &inode))
@@ -347,7 +350,9 @@ impl<C: Cluster> Core<C> {
                 self.cluster.open(&user, node.id(), session, OpenFlags(flags)).await
             };
             let result = if flags & libc::O_TRUNC != 0 {
-                self.exclusively(&node, opened).await
+                // Storage that hangs must not collect everyone who opens the file.
+                let patience = self.configs.global().valor.open_patience.get();
+                self.exclusively_soon(&node, patience, opened).await?
             } else {
                 self.cluster.open(&user, node.id(), session, OpenFlags(flags)).await
             };
@@ -379,6 +384,7 @@ impl<C: Cluster> Core<C> {
         } else {
             dynamic.update(inode, 0, false);
         }
+        node.note_heard();
     }
 
     fn opened(
@@ -394,7 +400,7 @@ impl<C: Cluster> Core<C> {
         // An append may land elsewhere than the kernel thinks, so its cache must not keep the bytes.
         let direct_io = flags & libc::O_DIRECT != 0 || uncached || appends;
         let mut open_flags = if direct_io { abi::FOPEN_DIRECT_IO } else { 0 };
-        if flags & libc::O_DIRECT != 0 && !appends {
+        if direct_io && !appends {
             open_flags |= abi::FOPEN_PARALLEL_DIRECT_WRITES;
         }
         if admission.keep {
@@ -417,8 +423,11 @@ impl<C: Cluster> Core<C> {
         let asked = self.now();
         let session = writes(flags).then(|| self.new_session());
         let path = at(r.parent, r.name);
+        let _change = self.names_change(r.parent);
         let created = self.cluster.create(&user, path, session, OpenFlags(flags), r.mode & 0o7777);
-        let inode = self.run(cx, created).await.or_errno("create")?;
+        // Given up midway it would leave a session on the server, and the file open for ever.
+        let inode = if session.is_some() { created.await } else { self.run(cx, created).await };
+        let inode = inode.or_errno("create")?;
         let node = self.nodes.add(&inode);
         self.readers.note_name(&node, r.parent, r.name);
         self.note_opened(&node, &inode, flags);

@@ -82,6 +82,7 @@ impl<C: Cluster> Core<C> {
         if node.pipeline.is_clear() {
             dynamic.settle();
         }
+        node.note_heard();
         dynamic.known_length() != expected
     }
 
@@ -114,10 +115,7 @@ impl<C: Cluster> Core<C> {
         }
         let node = &handle.node;
         self.flush(node).await;
-        let config = self.configs.global();
-        let unsynced = node.dynamic.lock().unsynced(true, false).is_some();
-        // A removed file lives only by its sessions.
-        if unsynced && config.valor.close_on_flush && !node.removed.load(Ordering::Acquire) {
+        if self.closes_early(node) {
             let closed = self.close_session(handle, user).await;
             self.protect_later(handle);
             handle.take_error()?;
@@ -126,6 +124,34 @@ impl<C: Cluster> Core<C> {
         let synced = self.sync(user, node, Reason::Fsync).await;
         handle.take_error()?;
         synced.or_errno("sync").map(drop)
+    }
+
+    /// Tells the server of all writes of a file before its times are set. Who sets times usually has finished writing (as
+    /// `cp -a` and `tar` do before they close), so the session of the handle it is done through ends, which saves
+    /// the call that would end it later.
+    pub(crate) async fn tell_writes(
+        self: &Arc<Self>,
+        user: &UserInfo,
+        node: &Arc<Node>,
+        fh: Option<u64>,
+    ) -> Result<(), Errno> {
+        self.flush(node).await;
+        let handle = fh.and_then(|fh| self.files.get(fh)).filter(|handle| handle.writes());
+        if let Some(handle) = handle
+            && self.closes_early(node)
+        {
+            let closed = self.close_session(&handle, user).await;
+            self.protect_later(&handle);
+            return closed.or_errno("close");
+        }
+        self.sync(user, node, Reason::Fsync).await.or_errno("sync").map(drop)
+    }
+
+    /// Whether the sync of what was written may end a session.
+    fn closes_early(&self, node: &Node) -> bool {
+        let unsynced = node.dynamic.lock().unsynced(true, false).is_some();
+        // A removed file lives only by its sessions.
+        unsynced && self.configs.global().valor.close_on_flush && !node.removed.load(Ordering::Acquire)
     }
 
     /// Ends the handle's session, telling length and times as an fsync would.

@@ -111,11 +111,17 @@ impl<C: Cluster> Core<C> {
 
     /// Entries of a virtual directory, `.` and `..` not included.
     pub(crate) fn virtual_list(&self, id: InodeId) -> Vec<Listed> {
-        let dir = |dir: &VirtualDir| Listed { name: dir.name.into(), id: dir.id, kind: InodeType::Directory };
+        let dir = |dir: &VirtualDir| Listed {
+            name: dir.name.into(),
+            id: dir.id,
+            kind: InodeType::Directory,
+            inode: None,
+        };
         let setting = |key: Key| Listed {
             name: key.name().into(),
             id: setting_id(InodeId::GET_CONF, key),
             kind: InodeType::Symlink,
+            inode: None,
         };
         match id {
             InodeId::ROOT => vec![dir(&VIRT)],
@@ -198,7 +204,9 @@ impl<C: Cluster> Core<C> {
         let (parent, name) = self.resolve(cx, target).await.or_errno("rm-rf")?;
         let user = self.user(cx);
         let path = PathAt::at(parent, name.clone());
+        let change = self.names_change(to_ino(parent));
         self.run(cx, self.cluster.remove(&user, path, true)).await.or_errno("rm-rf")?;
+        drop(change);
         tracing::info!(uid = cx.uid(), path = %BString::from(target), "tree removed");
         let notifier = self.notifier();
         let name = OsStr::from_bytes(&name);
@@ -220,6 +228,7 @@ impl<C: Cluster> Core<C> {
         let (parent, name) = self.resolve(cx, path).await.or_errno("mv")?;
         let user = self.user(cx);
         let (from, to) = (PathAt::at(parent, name.clone()), at(new_parent, new_name));
+        let _change = (self.names_change(to_ino(parent)), self.names_change(new_parent));
         let inode = match self.run(cx, self.cluster.rename(&user, from, to, false)).await {
             Ok(inode) => inode,
             Err(status) => return Err(errno::from("mv", &status)),

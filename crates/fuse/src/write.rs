@@ -10,9 +10,12 @@ use crate::errno::{self, OrErrno};
 use crate::handle::FileHandle;
 use crate::ids::to_ino;
 use crate::inode::Node;
+use crate::pipeline::Flight;
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::timeout;
 use valor_protocol::meta::{OpenFlags, VersionedLength};
 use valor_protocol::status::code;
 use valor_protocol::user::UserInfo;
@@ -68,7 +71,18 @@ impl<C: Cluster> Core<C> {
         let size = incoming.data.len() as u32;
         let mut writer = node.writer.lock().await;
         if incoming.direct || capacity == 0 {
-            return self.write_through(node, &mut writer, incoming, append).await;
+            self.send_buffer(node, &mut writer).await?;
+            let offset = match append {
+                Some(session) => {
+                    let reserved = self.reserve(node, &incoming.user, session, size.into(), incoming.offset);
+                    reserved.await.or_errno("append")?
+                }
+                None => incoming.offset,
+            };
+            // Entered under the lock, so that a truncation waits for it; written without, so that others may write too.
+            let flight = node.pipeline.enter(offset..offset + u64::from(size), u64::MAX).await;
+            drop(writer);
+            return self.write_through(node, Incoming { offset, ..incoming }, flight).await;
         }
         match append {
             Some(session) => self.collect_append(node, &mut writer, incoming, session, capacity).await?,
@@ -142,20 +156,10 @@ impl<C: Cluster> Core<C> {
     async fn write_through(
         self: &Arc<Self>,
         node: &Arc<Node>,
-        writer: &mut Option<Buffer>,
         incoming: Incoming,
-        append: Option<Uuid>,
+        _flight: Flight,
     ) -> Result<u32, Errno> {
-        self.send_buffer(node, writer).await?;
         let Incoming { user, offset, data, .. } = incoming;
-        let offset = match append {
-            Some(session) => {
-                self.reserve(node, &user, session, data.len() as u64, offset).await.or_errno("append")?
-            }
-            None => offset,
-        };
-        let range = offset..offset + data.len() as u64;
-        let _flight = node.pipeline.enter(range, u64::MAX).await;
         let written = self.write_pass(node, &user, offset, data).await.or_errno("write")?;
         self.mark_dirty(node.id());
         Ok(written as u32)
@@ -346,6 +350,21 @@ impl<C: Cluster> Core<C> {
         let _ = self.send_buffer(node, &mut writer).await;
         node.pipeline.wait_idle().await;
         change.await
+    }
+
+    /// The same, but gives up waiting for other writers, not `change` itself, after a time.
+    pub(crate) async fn exclusively_soon<T>(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        patience: Duration,
+        change: impl Future<Output = T>,
+    ) -> Result<T, Errno> {
+        let gave_up = |_| Errno::ETIMEDOUT;
+        let mut writer = timeout(patience, node.writer.lock()).await.map_err(gave_up)?;
+        // Not to be given up midway: the buffer would be lost.
+        let _ = self.send_buffer(node, &mut writer).await;
+        timeout(patience, node.pipeline.wait_idle()).await.map_err(gave_up)?;
+        Ok(change.await)
     }
 }
 

@@ -184,6 +184,7 @@ async fn start_meta(chunks: Arc<Storage>) -> Arc<Meta> {
     valor_meta::init_fs(&db, layout, UtcTime(env.utc_now().0)).await.unwrap();
     let config = Config {
         time_granularity: valor_config::Duration::from_micros(1),
+        posix_times: true,
         dynamic_stripe: true,
         dynamic_stripe_initial: 1,
         ..Config::default()
@@ -264,15 +265,6 @@ impl Cluster for Direct {
     async fn stat(&self, user: &UserInfo, path: PathAt) -> Result<Inode, Status> {
         let req = StatReq { base: self.base(user), path, flags: AtFlags::SYMLINK_NOFOLLOW };
         Ok(self.meta("stat").stat(req).await?.stat)
-    }
-
-    async fn batch_stat(
-        &self,
-        user: &UserInfo,
-        inode_ids: Vec<InodeId>,
-    ) -> Result<Vec<Option<Inode>>, Status> {
-        let req = BatchStatReq { base: self.base(user), inode_ids };
-        Ok(self.meta("batch_stat").batch_stat(req).await?.inodes)
     }
 
     async fn stat_fs(&self, user: &UserInfo) -> Result<StatFsRsp, Status> {
@@ -445,10 +437,17 @@ impl Cluster for Direct {
         Ok(self.meta("rename_with").rename2(req).await?.stat)
     }
 
-    async fn list(&self, user: &UserInfo, inode: InodeId, prev: BString, _: i32) -> Result<ListRsp, Status> {
+    async fn list(
+        &self,
+        user: &UserInfo,
+        inode: InodeId,
+        prev: BString,
+        _: i32,
+        status: bool,
+    ) -> Result<ListRsp, Status> {
         // A small limit, so that tests see several pages.
         let (base, path) = (self.base(user), PathAt::inode(inode));
-        self.meta("list").list(ListReq { base, path, prev, limit: 50, status: false }).await
+        self.meta("list").list(ListReq { base, path, prev, limit: 50, status }).await
     }
 
     async fn lock_directory(

@@ -168,7 +168,7 @@ fn large_directories_and_their_dots() {
     let ino = |path: &str| fs::metadata(m.path(path)).unwrap().ino();
     assert_eq!(names[..2], [(".".into(), ino("p/d")), ("..".into(), ino("p"))]);
     assert!(names[2..].iter().map(|(name, _)| name).eq(&expected));
-    assert!(m.called("batch_stat") > 0 && m.called("list") >= 40, "listed in pages");
+    assert!(m.called("list") >= 40, "listed in pages");
     let root = list(m.root().to_path_buf());
     let names: Vec<&str> = root.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, [".", "..", "p", "3fs-virt"]);

@@ -9,14 +9,20 @@ pub use options::{MountMethod, MountOptions};
 
 use crate::device;
 use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long stat(2) of a mount point may take before the mount counts as alive but stuck.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to fail the requests of a daemon that was killed.
+const DYING: Duration = Duration::from_secs(2);
+/// Pause between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a mount failed.
 #[derive(Debug, thiserror::Error)]
@@ -186,12 +192,24 @@ pub fn state(path: &Path) -> io::Result<MountState> {
     }
     let (answer, probe) = mpsc::channel();
     // A live daemon that hangs would hang this thread, so it is one of its own.
-    std::thread::Builder::new()
-        .name("fuse-probe".into())
-        .spawn(move || answer.send(path.metadata().err()))?;
+    std::thread::Builder::new().name("fuse-probe".into()).spawn(move || answer.send(ask(&path)))?;
     match probe.recv_timeout(PROBE_TIMEOUT) {
-        Ok(Some(error)) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(MountState::Stale),
+        Ok(Some(rustix::io::Errno::NOTCONN)) => Ok(MountState::Stale),
         _ => Ok(MountState::Alive),
+    }
+}
+
+/// Asks the daemon at `path`, whatever attributes the kernel may have cached. One that was just killed fails requests
+/// in other ways before the kernel has cut its connection.
+fn ask(path: &Path) -> Option<rustix::io::Errno> {
+    let deadline = Instant::now() + DYING;
+    loop {
+        match statx(CWD, path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS) {
+            Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) if Instant::now() < deadline => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            result => return result.err(),
+        }
     }
 }
 
@@ -199,7 +217,11 @@ pub fn state(path: &Path) -> io::Result<MountState> {
 pub fn clear_stale(path: &Path) -> io::Result<usize> {
     let mut cleared = 0;
     while state(path)? == MountState::Stale {
-        unmount_with(&absolute(path)?, true)?;
+        match unmount_with(&absolute(path)?, true) {
+            // Someone else was faster, `fusermount3 -o auto_unmount` for example.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => continue,
+            result => result?,
+        }
         tracing::warn!(path = %path.display(), "cleared a mount whose daemon is gone");
         cleared += 1;
     }
