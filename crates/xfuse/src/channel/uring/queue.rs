@@ -246,13 +246,10 @@ impl Queue {
         let Some(area) = self.area(index) else { return bad(empty, DecodeError::Truncated) };
         let (header, entry) = (area.header(), area.entry());
         let mut arrived = Arrived { commit_id: entry.commit_id, header, ..empty };
-        let (len, payload_len) = (header.len as usize, entry.payload_sz as usize);
-        let Some(op_len) = len.checked_sub(size_of::<InHeader>() + payload_len) else {
+        let payload_len = entry.payload_sz as usize;
+        let Some(op_len) = argument_len(header.len as usize, payload_len, area.payload_len()) else {
             return bad(arrived, DecodeError::BadLength);
         };
-        if op_len > OP_IN_LEN || payload_len > area.payload_len() {
-            return bad(arrived, DecodeError::BadLength);
-        }
         (arrived.op_len, arrived.payload_len) = (op_len, payload_len);
         Ok(arrived)
     }
@@ -378,6 +375,12 @@ impl Drop for Ticket {
     }
 }
 
+/// Length of a request's first argument, if its lengths make sense.
+fn argument_len(len: usize, payload_len: usize, room: usize) -> Option<usize> {
+    let argument = len.checked_sub(size_of::<InHeader>())?.checked_sub(payload_len)?;
+    (argument <= OP_IN_LEN && payload_len <= room).then_some(argument)
+}
+
 /// Largest reply that the caller of a request has room for.
 fn reply_limit(opcode: u32, op_in: &[u8]) -> usize {
     match Opcode::from_code(opcode) {
@@ -420,6 +423,19 @@ fn command(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_lengths_reach_beyond_an_entry(len in any::<u32>(), payload in any::<u32>(), room in 8192usize..1 << 21) {
+            for (len, payload) in [(len as usize, payload as usize), (len as usize % 500, payload as usize % 500)] {
+                if let Some(argument) = argument_len(len, payload, room) {
+                    prop_assert!(argument <= OP_IN_LEN && payload <= room);
+                    prop_assert_eq!(size_of::<InHeader>() + argument + payload, len);
+                }
+            }
+        }
+    }
 
     #[test]
     fn replies_are_limited_to_what_the_caller_has_room_for() {
