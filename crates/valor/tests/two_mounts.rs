@@ -33,8 +33,11 @@ fn open_for_writing(path: &Path) -> File {
     OpenOptions::new().write(true).open(path).expect("open for writing")
 }
 
+/// Changes the file at a path.
+type Change = fn(&Path, u8);
+
 /// Ways to change the file's contents: after each, a reader that opens sees bytes of this value in its second block.
-fn changes() -> Vec<(&'static str, fn(&Path, u8))> {
+fn changes() -> Vec<(&'static str, Change)> {
     vec![
         ("rewritten", |path, byte| std::fs::write(path, vec![byte; 16 << 10]).expect("write")),
         ("written in place", |path, byte| {

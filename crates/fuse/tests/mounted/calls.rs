@@ -55,6 +55,8 @@ fn operations_cost_few_calls() {
         let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         file.set_times(FileTimes::new().set_modified(old).set_accessed(old)).unwrap();
         file.set_permissions(Permissions::from_mode(0o640)).unwrap();
+        drop(file);
+        eventually("the end of the session", || m.called("close") == 1);
     });
     // The kernel may look at the file in between, which tells what was written so far.
     assert_eq!(copy.replace(", sync 1", ""), "close 1, create 1, set_attr 2");
