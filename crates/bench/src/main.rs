@@ -4,6 +4,7 @@
 
 mod metadata;
 mod process;
+mod recovery;
 mod report;
 mod systems;
 mod work;
@@ -29,6 +30,8 @@ enum Sub {
     /// One process of a metadata row (used by the benchmark itself).
     #[command(hide = true)]
     MetaWorker(metadata::WorkerArgs),
+    /// Kill one of three storage services under load: stalls, throughput, bytes moved.
+    Recovery(recovery::Options),
 }
 
 /// What to run.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Sub::MetaWorker(args)) => metadata::worker(&args),
+        Some(Sub::Recovery(options)) => recovery::measure(&options),
         None => run(&cli.options),
     };
     match result {

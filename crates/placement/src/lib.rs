@@ -97,7 +97,9 @@ pub enum PlanError {
         replicas: usize,
     },
     /// A node has more places than there can be chains.
-    #[error("node {node} has {targets} places, more than the {chains} chains that all nodes together can hold")]
+    #[error(
+        "node {node} has {targets} places, more than the {chains} chains that all nodes together can hold"
+    )]
     TooLarge {
         /// The node.
         node: u32,
@@ -186,7 +188,9 @@ impl Plan {
             };
             if let Some(place) = chain.iter().find(|place| !known(place)) {
                 let Place { node, disk } = place;
-                return invalid(format!("chain {number} is on disk {disk} of node {node}, which is not there"));
+                return invalid(format!(
+                    "chain {number} is on disk {disk} of node {node}, which is not there"
+                ));
             }
         }
         Ok(())

@@ -75,7 +75,8 @@ impl Plan {
             moved.push((chain, old));
         }
         exchange_sources(&mut sets, &mut pairs, &mut moved, new, &mut random);
-        let pairs: Vec<(usize, usize, usize)> = moved.iter().map(|(chain, old)| (*chain, *old, new)).collect();
+        let pairs: Vec<(usize, usize, usize)> =
+            moved.iter().map(|(chain, old)| (*chain, *old, new)).collect();
         Ok(plan.apply(&pairs, share))
     }
 
@@ -129,7 +130,8 @@ impl Plan {
             let old = members[at];
             let peers: Vec<u32> =
                 members.iter().map(|place| place.node).filter(|peer| *peer != from.id).collect();
-            let disk = (0..to.disks).min_by_key(|disk| plan.disk_load(Place { node: to.id, disk: *disk }, &peers));
+            let disk =
+                (0..to.disks).min_by_key(|disk| plan.disk_load(Place { node: to.id, disk: *disk }, &peers));
             let new = Place { node: to.id, disk: disk.unwrap_or(0) };
             plan.chains[chain].remove(at);
             plan.chains[chain].push(new);
@@ -169,7 +171,8 @@ fn exchange_sources(
         return;
     }
     let mut current = pairs.cost();
-    let mut search = Annealing::new((moved.len() * TRIES_PER_MOVE).min(MAX_TRIES / sets.len().max(1) + 1000), 0.0);
+    let mut search =
+        Annealing::new((moved.len() * TRIES_PER_MOVE).min(MAX_TRIES / sets.len().max(1) + 1000), 0.0);
     while search.go_on() {
         let at = random.below(moved.len());
         let (chain, old) = moved[at];
@@ -201,7 +204,8 @@ fn exchange_destinations(
         return;
     }
     let mut current = pairs.cost();
-    let mut search = Annealing::new((moved.len() * TRIES_PER_MOVE).min(MAX_TRIES / sets.len().max(1) + 1000), 0.0);
+    let mut search =
+        Annealing::new((moved.len() * TRIES_PER_MOVE).min(MAX_TRIES / sets.len().max(1) + 1000), 0.0);
     while search.go_on() {
         let (i, j) = (random.below(moved.len()), random.below(moved.len()));
         let ((first, a), (second, b)) = (moved[i], moved[j]);

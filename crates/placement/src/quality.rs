@@ -66,11 +66,16 @@ impl Plan {
         let heads = |a: usize| sets.iter().filter(|set| set.first() == Some(&a)).count();
         Quality {
             targets_per_disk: self.targets_per_disk(),
-            shared_by_nodes: Measure::of(near().map(|(a, b)| pairs.get(a, b) as usize), self.ring_bound(bound)),
+            shared_by_nodes: Measure::of(
+                near().map(|(a, b)| pairs.get(a, b) as usize),
+                self.ring_bound(bound),
+            ),
             shared_by_disks: self.shared_by_disks(&pairs),
             heads: Measure::of((0..nodes).map(heads), sets.len().div_ceil(nodes)),
             fills: Measure::of(
-                all_pairs().flat_map(|(a, b)| [fills[a * nodes + b], fills[b * nodes + a]]).map(|n| n as usize),
+                all_pairs()
+                    .flat_map(|(a, b)| [fills[a * nodes + b], fills[b * nodes + a]])
+                    .map(|n| n as usize),
                 fill_bound,
             ),
             far_pairs: all_pairs().filter(|(a, b)| pairs.get(*a, *b) > 0 && !pairs.near(*a, *b)).count(),

@@ -59,7 +59,7 @@ proptest! {
         prop_assert!(quality.heads.most <= quality.heads.bound + usize::from(replicas == 1));
         prop_assert!(quality.shared_by_nodes.most >= quality.shared_by_nodes.bound.min(1) || replicas == 1);
         prop_assert_eq!(&made, &plan(&spec).unwrap(), "the same seed gives the same plan");
-        if ring && (count * disks * targets) as usize % replicas == 0 {
+        if ring && ((count * disks * targets) as usize).is_multiple_of(replicas) {
             prop_assert_eq!(quality.far_pairs, 0);
         }
     }
@@ -111,12 +111,23 @@ proptest! {
 /// Sizes for which an exactly even design exists: every pair shares the same number of chains.
 #[test]
 fn known_designs_are_found() {
-    for (count, per_node, replicas, shared) in
-        [(7, 3, 3, 1), (13, 4, 4, 1), (9, 4, 3, 1), (6, 5, 3, 2), (5, 4, 2, 1), (4, 3, 3, 2), (21, 5, 5, 1), (15, 7, 3, 1)]
-    {
+    for (count, per_node, replicas, shared) in [
+        (7, 3, 3, 1),
+        (13, 4, 4, 1),
+        (9, 4, 3, 1),
+        (6, 5, 3, 2),
+        (5, 4, 2, 1),
+        (4, 3, 3, 2),
+        (21, 5, 5, 1),
+        (15, 7, 3, 1),
+    ] {
         let quality = plan(&spec(count, 1, per_node, replicas)).unwrap().quality();
         let measure = quality.shared_by_nodes;
-        assert_eq!((measure.least, measure.most, measure.bound), (shared, shared, shared), "{count} {replicas}");
+        assert_eq!(
+            (measure.least, measure.most, measure.bound),
+            (shared, shared, shared),
+            "{count} {replicas}"
+        );
     }
 }
 
@@ -131,7 +142,11 @@ fn usual_sizes_come_close_to_the_bound() {
         println!("{count} nodes, {disks} disks, {targets} targets, {replicas} replicas: {quality:?}");
         assert!(nodes.most <= nodes.bound + 1, "{count}: {nodes:?}");
         assert!(fills.most <= fills.bound + 2, "{count}: {fills:?}");
-        assert!(quality.shared_by_disks.most <= quality.shared_by_disks.bound + 1, "{:?}", quality.shared_by_disks);
+        assert!(
+            quality.shared_by_disks.most <= quality.shared_by_disks.bound + 1,
+            "{:?}",
+            quality.shared_by_disks
+        );
     }
 }
 

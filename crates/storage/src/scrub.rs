@@ -133,7 +133,12 @@ impl Storage {
         }
     }
 
-    async fn scrub_chunk(self: &Arc<Self>, target: &Local, open: &Arc<OpenTarget>, chunk: &ChunkId) -> Verdict {
+    async fn scrub_chunk(
+        self: &Arc<Self>,
+        target: &Local,
+        open: &Arc<OpenTarget>,
+        chunk: &ChunkId,
+    ) -> Verdict {
         match open.engine().scrub(chunk.as_slice()).await {
             Ok(()) if !self.config.get().scrub.compare_replicas => Verdict::Good,
             Ok(()) => self.compare_with_successor(target, open, chunk).await,
@@ -227,9 +232,12 @@ impl Storage {
         let routing = self.cluster.routing();
         let info = routing.info();
         let Some(chain) = info.chains.get(&target.info.chain_id) else { return Vec::new() };
-        let serves = |id: &TargetId, state| *id != target.info.target_id && state == PublicTargetState::Serving;
+        let serves =
+            |id: &TargetId, state| *id != target.info.target_id && state == PublicTargetState::Serving;
         let members = chain.targets.iter().filter(|member| serves(&member.target_id, member.public_state));
-        members.filter_map(|member| Some((member.target_id, roles::address(member.target_id, info)?))).collect()
+        members
+            .filter_map(|member| Some((member.target_id, roles::address(member.target_id, info)?)))
+            .collect()
     }
 
     /// A chunk's content from another replica, if it is exactly the version wanted.
@@ -254,7 +262,8 @@ impl Storage {
             ..BatchReadReq::default()
         };
         let rsp = self.rpc.call::<methods::BatchRead>(from, &req, &CallOptions::timeout(ASK)).await?;
-        let differs = |what: &str| Status::new(code::STORAGE_CHUNK_VERSION_MISMATCH, format!("{what} differs"));
+        let differs =
+            |what: &str| Status::new(code::STORAGE_CHUNK_VERSION_MISMATCH, format!("{what} differs"));
         let result = rsp.results.first().ok_or_else(|| differs("number of results"))?;
         let found = result.length_info.clone()?;
         let data = rsp.inlinebuf.data;

@@ -13,7 +13,9 @@ fn chains(cluster: &Cluster) -> Vec<(u64, String, String)> {
     list.as_array()
         .expect("a list")
         .iter()
-        .map(|chain| (chain["ChainId"].as_u64().expect("id"), text(&chain["Targets"]), text(&chain["Status"])))
+        .map(|chain| {
+            (chain["ChainId"].as_u64().expect("id"), text(&chain["Targets"]), text(&chain["Status"]))
+        })
         .collect()
 }
 
@@ -49,7 +51,10 @@ fn a_dead_server_leaves_its_chains_within_seconds() {
     let silent = storages(&cluster)[1];
     let begin = Instant::now();
     signal(silent, "STOP");
-    println!("silent server out of its chains after {:.1} s (goal: 3 s)", until_out(&cluster, begin).as_secs_f64());
+    println!(
+        "silent server out of its chains after {:.1} s (goal: 3 s)",
+        until_out(&cluster, begin).as_secs_f64()
+    );
     signal(silent, "CONT");
     wait_until("the silent server to be back", || all_serve(&cluster));
 

@@ -37,7 +37,8 @@ fn a_node_is_drained() {
     }
     let node = rows(&cluster, "list-targets")[0]["NodeId"].as_u64().expect("node").to_string();
     let output = cluster.scratch("plan");
-    let said = cluster.admin(&["plan-chains", "--drain-node", &node, "--output", &output.display().to_string()]);
+    let said =
+        cluster.admin(&["plan-chains", "--drain-node", &node, "--output", &output.display().to_string()]);
     println!("{said}");
     run_file(&cluster, &output.join("1_create_targets_cmd.txt"));
     run_file(&cluster, &output.join("2_add_to_chains_cmd.txt"));
@@ -51,7 +52,8 @@ fn a_node_is_drained() {
     });
     run_file(&cluster, &output.join("4_remove_from_chains_cmd.txt"));
     run_file(&cluster, &output.join("5_remove_targets_cmd.txt"));
-    assert!(all_targets(&cluster, |target| target["NodeId"].as_u64().map(|id| id.to_string()) != Some(node.clone())));
+    assert!(all_targets(&cluster, |target| target["NodeId"].as_u64().map(|id| id.to_string())
+        != Some(node.clone())));
     for (name, data) in &files {
         assert!(std::fs::read(cluster.mount().join(name)).expect("read") == *data, "{name}");
     }
@@ -62,7 +64,17 @@ fn a_node_is_drained() {
 fn plans_for_new_nodes_need_no_cluster() {
     let dir = tempfile::tempdir().expect("directory");
     let output = Command::new(VALOR)
-        .args(["admin", "plan-chains", "--nodes", "10001-10007", "--disks", "2", "--targets-per-disk", "3", "--output"])
+        .args([
+            "admin",
+            "plan-chains",
+            "--nodes",
+            "10001-10007",
+            "--disks",
+            "2",
+            "--targets-per-disk",
+            "3",
+            "--output",
+        ])
         .arg(dir.path())
         .output()
         .expect("valor admin");

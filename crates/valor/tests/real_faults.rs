@@ -60,7 +60,9 @@ const ALL: [Trouble; 14] = [
 fn acknowledged_bytes_survive_real_faults() {
     let mut random = Random::new("real_faults");
     let Some(mut world) = World::start() else {
-        println!("real_faults: SKIPPED, network namespaces cannot be made here (root, iproute2 and nftables needed)");
+        println!(
+            "real_faults: SKIPPED, network namespaces cannot be made here (root, iproute2 and nftables needed)"
+        );
         return;
     };
     let mounts = world.mounts();
@@ -73,13 +75,22 @@ fn acknowledged_bytes_survive_real_faults() {
         let trouble = ALL[round % ALL.len()];
         round += 1;
         let stall = live_through(&mut world, trouble, &writers, &mut random);
-        println!("{:6.1} s  {trouble:?}: longest stall {:.1} s", begin.elapsed().as_secs_f64(), stall.0.as_secs_f64());
+        println!(
+            "{:6.1} s  {trouble:?}: longest stall {:.1} s",
+            begin.elapsed().as_secs_f64(),
+            stall.0.as_secs_f64()
+        );
         if stall.0 > longest.0 {
             longest = stall;
         }
     }
     world.wait_until("all chains to serve with all replicas", World::is_whole);
-    println!("{round} faults in {:.0} s, longest stall {:.1} s at {}", begin.elapsed().as_secs_f64(), longest.0.as_secs_f64(), longest.1);
+    println!(
+        "{round} faults in {:.0} s, longest stall {:.1} s at {}",
+        begin.elapsed().as_secs_f64(),
+        longest.0.as_secs_f64(),
+        longest.1
+    );
     let count: u64 = writers.iter().map(Writer::acknowledged).sum();
     let known: Vec<_> = writers.into_iter().map(Writer::stop).collect();
     for (number, known) in known.iter().enumerate() {

@@ -132,8 +132,7 @@ impl Retry {
         }
         let Some(attempt) = &mut self.attempt else { return true };
         attempt.wants_routing |= wants_routing(error.code);
-        attempt.met_bad_data |=
-            status::to_storage_client(error.code) == code::STORAGE_CLIENT_REMOTE_IO_ERROR;
+        attempt.met_bad_data |= status::to_storage_client(error.code) == code::STORAGE_CLIENT_REMOTE_IO_ERROR;
         if let Some(chosen) = chosen
             && is_replica_failure(error.code)
         {

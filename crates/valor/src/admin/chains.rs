@@ -3,9 +3,7 @@
 use super::Admin;
 use super::table::{Table, bytes};
 use std::collections::{BTreeMap, BTreeSet};
-use valor_protocol::mgmtd::{
-    self, ChainInfo, PublicTargetState, RoutingInfo, UpdateChainMode, methods,
-};
+use valor_protocol::mgmtd::{self, ChainInfo, PublicTargetState, RoutingInfo, UpdateChainMode, methods};
 use valor_protocol::storage;
 use valor_protocol::valor::storage::{ListSyncProgress, ListSyncProgressReq, SyncProgress};
 use valor_protocol::{ChainId, ChainTableId, ChainTableVersion, NodeId, TargetId};

@@ -78,7 +78,11 @@ impl std::str::FromStr for Ids {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let parse = |text: &str| text.trim().parse().map_err(|_| format!("`{text}` is not a node id"));
         let (first, last) = (parse(first)?, parse(last)?);
-        if first > last || last - first > 100_000 { Err(format!("`{text}` is not a range")) } else { Ok(Ids { first, last }) }
+        if first > last || last - first > 100_000 {
+            Err(format!("`{text}` is not a range"))
+        } else {
+            Ok(Ids { first, last })
+        }
     }
 }
 
@@ -186,7 +190,8 @@ fn running(args: &PlanArgs, routing: &RoutingInfo) -> Result<Running, String> {
         let mut places = Vec::new();
         for member in &info.targets {
             let id = member.target_id;
-            let place = routing.targets.get(&id).and_then(|target| Some((target.node_id?, target.disk_index?)));
+            let place =
+                routing.targets.get(&id).and_then(|target| Some((target.node_id?, target.disk_index?)));
             let (node, disk) = place.ok_or_else(|| {
                 format!("it is not known where target {id} of chain {chain} is; start its server first")
             })?;
@@ -197,7 +202,8 @@ fn running(args: &PlanArgs, routing: &RoutingInfo) -> Result<Running, String> {
         targets.push(places);
     }
     let nodes = disks.into_iter().map(|(id, disks)| Node { id, disks }).collect();
-    let chains = targets.iter().map(|places: &Vec<_>| places.iter().map(|(place, _)| *place).collect()).collect();
+    let chains =
+        targets.iter().map(|places: &Vec<_>| places.iter().map(|(place, _)| *place).collect()).collect();
     let plan = Plan { nodes, shape: args.shape.into(), chains };
     Ok(Running { plan, chains: table.chains.clone(), targets })
 }
@@ -211,7 +217,11 @@ fn change(args: &PlanArgs, routing: &RoutingInfo) -> Result<(), String> {
     };
     let changed = changed.map_err(|error| error.to_string())?;
     write_moves(args, &running, &changed, routing)?;
-    println!("{} replicas move; no even placement can do with fewer than {}", changed.moves.len(), changed.least_moves);
+    println!(
+        "{} replicas move; no even placement can do with fewer than {}",
+        changed.moves.len(),
+        changed.least_moves
+    );
     println!("before:");
     report(&running.plan);
     println!("after:");
@@ -263,7 +273,13 @@ fn save(dir: &Path, name: &str, text: &str) -> Result<(), String> {
 
 fn report(plan: &Plan) {
     let quality = plan.quality();
-    println!("{} chains of {} replicas on {} nodes ({})", plan.chains.len(), plan.replicas(), plan.nodes.len(), plan.shape.name());
+    println!(
+        "{} chains of {} replicas on {} nodes ({})",
+        plan.chains.len(),
+        plan.replicas(),
+        plan.nodes.len(),
+        plan.shape.name()
+    );
     let line = |what: &str, measure: Measure| {
         println!(
             "  {what:<44} {:>4} to {:>4}, bound {:>4}{}",

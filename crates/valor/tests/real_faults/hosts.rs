@@ -13,16 +13,8 @@ const POLL: Duration = Duration::from_millis(50);
 const COMMAND_TIMEOUT: &str = "60";
 const CLUSTER: &str = "real-faults";
 /// Name and last byte of the address of each host.
-const HOSTS: [(&str, u8); 8] = [
-    ("mgmtd", 1),
-    ("meta", 2),
-    ("s1", 11),
-    ("s2", 12),
-    ("s3", 13),
-    ("c1", 21),
-    ("c2", 22),
-    (ADMIN, 30),
-];
+const HOSTS: [(&str, u8); 8] =
+    [("mgmtd", 1), ("meta", 2), ("s1", 11), ("s2", 12), ("s3", 13), ("c1", 21), ("c2", 22), (ADMIN, 30)];
 /// Where administrators sit; nothing runs there and nothing happens to it.
 const ADMIN: &str = "admin";
 const MOUNTS: [&str; 2] = ["c1", "c2"];
@@ -92,7 +84,9 @@ impl World {
         for (host, _) in HOSTS {
             let (ns, cable) = (self.namespace(host), format!("p-{host}"));
             run(&["ip", "netns", "add", &ns]);
-            run(&["ip", "-n", &net, "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &ns]);
+            run(&[
+                "ip", "-n", &net, "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &ns,
+            ]);
             run(&["ip", "-n", &net, "link", "set", &cable, "master", "br0", "up"]);
             run(&["ip", "-n", &ns, "address", "add", &format!("{}/24", self.address(host)), "dev", "eth0"]);
             run(&["ip", "-n", &ns, "link", "set", "eth0", "up"]);
@@ -135,7 +129,10 @@ impl World {
             }
             match kind {
                 "storage" => args.extend([
-                    format!("--config.server.targets.target_paths=[\"{}/targets\"]", self.path(host).display()),
+                    format!(
+                        "--config.server.targets.target_paths=[\"{}/targets\"]",
+                        self.path(host).display()
+                    ),
                     "--config.server.sync=\"process\"".into(),
                 ]),
                 "meta" => args.extend(["--sync=process".into(), "--init-root-layout=1,1048576,3".into()]),
@@ -149,11 +146,20 @@ impl World {
             self.spawn(host);
         }
         self.wait_until("servers to report", |world| {
-            world.admin(&["list-nodes", "--json"]).is_some_and(|list| list.matches("HeartbeatConnected").count() >= 4)
+            world
+                .admin(&["list-nodes", "--json"])
+                .is_some_and(|list| list.matches("HeartbeatConnected").count() >= 4)
         });
         let plan = self.path("plan");
         let args = [
-            "plan-chains", "--nodes", "11-13", "--targets-per-disk", "3", "--replicas", "3", "--output",
+            "plan-chains",
+            "--nodes",
+            "11-13",
+            "--targets-per-disk",
+            "3",
+            "--replicas",
+            "3",
+            "--output",
             plan.to_str().expect("path"),
         ];
         self.wait_until("a plan", |world| world.admin(&args).is_some());
@@ -169,7 +175,9 @@ impl World {
         for host in MOUNTS {
             self.spawn(host);
         }
-        self.wait_until("both mounts", |world| MOUNTS.iter().all(|host| is_mounted(&world.mount_point(host))));
+        self.wait_until("both mounts", |world| {
+            MOUNTS.iter().all(|host| is_mounted(&world.mount_point(host)))
+        });
     }
 
     fn path(&self, host: &str) -> PathBuf {
@@ -188,7 +196,8 @@ impl World {
     fn spawn(&mut self, host: &'static str) {
         let dir = self.path(host);
         std::fs::create_dir_all(&dir).expect("directory");
-        let output = std::fs::File::options().create(true).append(true).open(dir.join("out")).expect("output");
+        let output =
+            std::fs::File::options().create(true).append(true).open(dir.join("out")).expect("output");
         // `nsenter` becomes the program, so that the child's pid is the program's.
         let mut command = self.on(host, VALOR);
         let process = self.processes.get_mut(host).expect("known host");
@@ -288,7 +297,9 @@ impl World {
             Fault::Both => rules("input", "iif eth0 drop") + &rules("output", "oif eth0 drop"),
             Fault::In => rules("input", "iif eth0 drop"),
             Fault::Out => rules("output", "oif eth0 drop"),
-            Fault::Loss(percent) => rules("input", &format!("iif eth0 numgen random mod 100 < {percent} drop")),
+            Fault::Loss(percent) => {
+                rules("input", &format!("iif eth0 numgen random mod 100 < {percent} drop"))
+            }
             Fault::From(address) => rules("input", &format!("ip saddr {address} drop")),
         };
         self.nft(host, &format!("table inet faults {{\n{chains}}}\n"));
@@ -297,8 +308,7 @@ impl World {
     }
 
     fn nft(&self, host: &str, text: &str) {
-        let mut child =
-            self.on(host, "nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+        let mut child = self.on(host, "nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
         child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("rules");
         assert!(child.wait().expect("nft").success(), "nft: {text}");
     }
@@ -319,7 +329,8 @@ impl World {
             }
             let deadline = Instant::now() + Duration::from_secs(30);
             for host in hosts {
-                let Some(child) = self.processes.get_mut(host).and_then(|process| process.child.as_mut()) else {
+                let Some(child) = self.processes.get_mut(host).and_then(|process| process.child.as_mut())
+                else {
                     continue;
                 };
                 while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {

@@ -128,7 +128,8 @@ impl Shared {
     /// One line of a writer: what was acknowledged, or the test program's own words.
     fn take(&self, line: &str) {
         let mut words = line.split(' ');
-        let (kind, what, seed) = (words.next(), words.next(), words.next().and_then(|seed| seed.parse().ok()));
+        let (kind, what, seed) =
+            (words.next(), words.next(), words.next().and_then(|seed| seed.parse().ok()));
         let (Some(kind), Some(what), Some(seed)) = (kind, what, seed) else { return };
         match kind {
             BLOCK_WORD => {
