@@ -5,6 +5,7 @@ use valor_client::meta::MetaClientConfig;
 use valor_client::mgmtd::MgmtdClientConfig;
 use valor_client::storage::{ReadOptions, StorageClientConfig, WriteOptions};
 use valor_config::{Duration, Size, Tree};
+use xfuse::{Transport, WaitPolicy};
 
 /// The whole tree.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
@@ -124,6 +125,16 @@ pub struct StorageIo {
 pub struct ValorConfig {
     /// Channel threads; 0 = one per CPU, at most 4.
     pub channels: usize,
+    /// How requests travel: `auto`, `classic` or `uring`.
+    pub transport: String,
+    /// Share of requests that are waited for by blocking at once: "0" (adaptive) to "1" (plain FUSE), or `auto`.
+    pub mix: String,
+    /// Longest time to spin for a request.
+    pub max_window: Duration,
+    /// Share of one CPU that spinning may use.
+    pub spin_budget: f64,
+    /// Keep idle CPUs of the machine polling while mounted: lower latency for more power.
+    pub pm_qos: bool,
     /// Bytes of one file that may be on their way to storage while its writer goes on.
     pub write_behind_per_file: Size,
     /// The same for all files of the mount.
@@ -194,11 +205,55 @@ impl Default for ValorConfig {
     fn default() -> Self {
         ValorConfig {
             channels: 0,
+            transport: "auto".into(),
+            mix: "auto".into(),
+            max_window: Duration::from_micros(50),
+            spin_budget: 0.25,
+            pm_qos: false,
             write_behind_per_file: Size::new(8 << 20),
             write_behind: Size::new(64 << 20),
             read_ahead: Size::new(1 << 20),
             close_on_flush: true,
         }
+    }
+}
+
+/// Most channel threads; more only contend for the kernel's list of requests.
+const MAX_CHANNELS: usize = 256;
+
+impl ValorConfig {
+    /// How the session waits.
+    ///
+    /// # Errors
+    /// When `mix` is neither a share nor `auto`.
+    pub fn wait_policy(&self) -> Result<WaitPolicy, String> {
+        let mix = self.mix.parse().map_err(|error| format!("`valor.mix` \"{}\": {error}", self.mix))?;
+        let max_window = self.max_window.get();
+        Ok(WaitPolicy { mix, max_window, cpu_budget: self.spin_budget, pm_qos: self.pm_qos })
+    }
+
+    /// How requests travel.
+    ///
+    /// # Errors
+    /// When there is no such transport.
+    pub fn transport(&self) -> Result<Transport, String> {
+        let parsed = self.transport.parse();
+        parsed.map_err(|error| format!("`valor.transport` \"{}\": {error}", self.transport))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.wait_policy()?;
+        self.transport()?;
+        if self.channels > MAX_CHANNELS {
+            return Err(format!("`valor.channels` must be at most {MAX_CHANNELS}"));
+        }
+        if self.max_window.get() > std::time::Duration::from_millis(10) {
+            return Err("`valor.max_window` must be at most 10ms".into());
+        }
+        if !(0.0..=1.0).contains(&self.spin_budget) {
+            return Err("`valor.spin_budget` must be between 0 and 1 CPU".into());
+        }
+        Ok(())
     }
 }
 
@@ -216,6 +271,9 @@ impl Tree for Config {
         "meta.max_concurrent_requests",
         "meta.background_closer.max_concurrent",
         "valor.channels",
+        "valor.transport",
+        "valor.spin_budget",
+        "valor.pm_qos",
         "valor.write_behind",
         "valor.read_ahead",
     ];
@@ -285,6 +343,7 @@ impl Tree for Config {
         if self.periodic_sync.interval.get().is_zero() {
             return Err("`periodic_sync.interval` must be more than 0".into());
         }
+        self.valor.check()?;
         self.mgmtd.check().map_err(|error| format!("mgmtd: {error}"))?;
         self.meta.check().map_err(|error| format!("meta: {error}"))?;
         self.storage.check().map_err(|error| format!("storage: {error}"))
@@ -307,5 +366,24 @@ mod tests {
         assert_eq!(now.periodic_sync.interval, Duration::from_secs(60));
         assert!(live.hot_update("max_background = 7", "test").is_err(), "cold");
         assert!(live.apply("attr_timeout = -1", "test").is_err());
+    }
+
+    #[test]
+    fn waiting_is_set_by_text_and_changes_while_running() {
+        let live = Live::new(Config::default());
+        assert_eq!(live.get().valor.wait_policy().unwrap().mix, xfuse::Mix::Auto);
+        live.hot_update("valor.mix = \"0.25\"\nvalor.max_window = \"20us\"", "test").unwrap();
+        let policy = live.get().valor.wait_policy().unwrap();
+        assert_eq!((policy.mix, policy.max_window.as_micros()), (xfuse::Mix::Fixed(0.25), 20));
+        for bad in [
+            "mix = \"2\"",
+            "max_window = \"1s\"",
+            "transport = \"pigeon\"",
+            "spin_budget = 2.0",
+            "channels = 1000",
+        ] {
+            assert!(live.apply(&format!("[valor]\n{bad}"), "test").is_err(), "{bad}");
+        }
+        assert!(live.hot_update("valor.transport = \"uring\"", "test").is_err(), "cold");
     }
 }

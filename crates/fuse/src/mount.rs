@@ -58,11 +58,16 @@ pub fn mount<C: Cluster>(fs: FuseFs<C>) -> Result<Session, MountError> {
         max_read: Some(max_size),
         ..MountOptions::default()
     };
+    let invalid = |message| MountError::from(std::io::Error::new(std::io::ErrorKind::InvalidInput, message));
+    let (wait, transport) =
+        (config.valor.wait_policy().map_err(invalid)?, config.valor.transport().map_err(invalid)?);
     let background = parking_lot::Mutex::new(Some(Box::pin(fs.background())));
     let in_use = config.valor.write_behind.get().div_ceil(u64::from(max_size)) as usize;
     let mut builder = Session::builder(fs)
         .init(init)
         .mount_options(options)
+        .wait(wait)
+        .transport(transport)
         .notify_threads(config.notify_inval_threads)
         .buffers(in_use + SPARE_BUFFERS)
         .on_channel_start(move |_| {

@@ -1,5 +1,9 @@
 //! `valor mount`: the FUSE process.
 
+pub mod control;
+mod export;
+pub mod report;
+
 use crate::overrides::Overrides;
 use crate::serve::mgmtd::{apply_pushed, config_status};
 use crate::serve::{Process, Profile, ServeArgs, root_user};
@@ -93,7 +97,24 @@ pub struct MountArgs {
     /// Main configuration from the defaults alone.
     #[arg(long, alias = "use_local_cfg")]
     pub use_local_cfg: bool,
-    /// Directory for the log.
+    /// How requests travel between the kernel and this process; `uring` is experimental. [config: valor.transport]
+    #[arg(long, value_name = "auto|classic|uring")]
+    pub transport: Option<xfuse::Transport>,
+    /// Share of requests waited for by blocking at once: 0 (spin first) to 1 (plain FUSE), or `auto`.
+    /// [config: valor.mix]
+    #[arg(long, value_name = "A")]
+    pub mix: Option<xfuse::Mix>,
+    /// Threads that take requests; 0 = one per CPU, at most 4. [config: valor.channels]
+    #[arg(long, value_name = "N")]
+    pub channels: Option<usize>,
+    /// Longest spin for a request, in microseconds. [config: valor.max_window]
+    #[arg(long, value_name = "US")]
+    pub max_window: Option<u64>,
+    /// Keep idle CPUs of the machine polling while mounted: lower latency, more power; needs root.
+    /// [config: valor.pm_qos]
+    #[arg(long)]
+    pub pm_qos: bool,
+    /// Directory for the log, and for the socket that `valor admin mount-stats` and `mount-set` talk to.
     #[arg(long, default_value = ".")]
     pub dir: PathBuf,
     /// Timings and limits to start from.
@@ -121,6 +142,7 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
     if let Some(dir) = &args.data_dir {
         overrides.launcher.extend(local_launcher(dir)?);
     }
+    overrides.main.extend(waiting_overrides(&args));
     let mount_point = args.mount_point.clone();
     let process = Process::prepare_client("mount", serve_args(args), overrides)?;
     let mount_point = mount_point.unwrap_or_else(|| PathBuf::from(&process.launcher.mountpoint));
@@ -140,11 +162,23 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
     let fs = file_system(&process, &live, &mgmtd, client_id, token, &mount_point);
     let session =
         valor_fuse::mount(fs).map_err(|error| format!("cannot mount {}: {error}", mount_point.display()))?;
-    tracing::info!(mount_point = %mount_point.display(), "mounted");
+    tracing::info!(mount_point = %mount_point.display(), transport = ?session.transport(), "mounted");
+    let target = control::Target::new(&session, &mount_point);
+    follow_config(&live, &session);
+    if process.args.metrics.is_some() {
+        tokio::spawn(export::publish(target.clone()));
+    }
+    // Without it the mount only cannot be asked.
+    let control = control::serve(&process.args.dir, target, Arc::clone(&live))
+        .inspect_err(
+            |error| tracing::warn!(%error, "no control socket: mount-stats and mount-set will not work"),
+        )
+        .ok();
     tokio::select! {
         () = session.ended() => tracing::info!("unmounted from outside"),
         () = process.stop.triggered() => {}
     }
+    drop(control);
     // Unmounting waits for requests and flushes, which need this thread's runtime to go on.
     let closed = tokio::task::spawn_blocking(move || session.close()).await;
     mgmtd.stop().await;
@@ -154,6 +188,36 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
         Err(error) => tracing::error!(%error, "unmounting failed"),
     }
     Ok(())
+}
+
+/// Flags of waiting as settings, stronger than those of files.
+fn waiting_overrides(args: &MountArgs) -> Vec<(String, String)> {
+    let text = |text: String| format!("\"{text}\"");
+    let settings = [
+        ("transport", args.transport.map(|transport| text(transport.to_string()))),
+        ("mix", args.mix.map(|mix| text(mix.to_string()))),
+        ("channels", args.channels.map(|count| count.to_string())),
+        ("max_window", args.max_window.map(|micros| text(format!("{micros}us")))),
+        ("pm_qos", args.pm_qos.then(|| "true".to_owned())),
+    ];
+    settings.into_iter().filter_map(|(key, value)| Some((format!("valor.{key}"), value?))).collect()
+}
+
+/// Changes of the configuration reach the running session.
+fn follow_config(live: &Arc<Live<Config>>, session: &xfuse::Session) {
+    let handle = session.wait_handle();
+    let last = parking_lot::Mutex::new(live.get().valor.wait_policy().ok());
+    live.on_update(move |config| {
+        let Ok(policy) = config.valor.wait_policy() else { return };
+        let mut last = last.lock();
+        // Setting the automatic mix again would make it start anew.
+        if last.map(|last| last.mix) != Some(policy.mix) {
+            handle.set_mix(policy.mix);
+            tracing::info!(mix = %policy.mix, "the mix changed");
+        }
+        handle.set_max_window(policy.max_window);
+        *last = Some(policy);
+    });
 }
 
 fn serve_args(args: MountArgs) -> ServeArgs {

@@ -104,7 +104,8 @@ impl Pool {
         }
     }
 
-    fn try_take(&self) -> io::Result<Option<RequestBuffer>> {
+    /// Takes a buffer if one is free.
+    pub(crate) fn try_take(&self) -> io::Result<Option<RequestBuffer>> {
         let mut state = self.0.state.lock();
         let mapping = match state.idle.pop() {
             Some(mapping) => mapping,

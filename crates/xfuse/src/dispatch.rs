@@ -2,6 +2,7 @@
 
 use crate::abi::{self, InHeader, Opcode};
 use crate::buffer::Pool;
+use crate::channel::uring;
 use crate::context::Context;
 use crate::decode::{self, Body, Decode, DecodeError, Shape};
 use crate::device;
@@ -12,6 +13,7 @@ use crate::notify::{self, Retrieved};
 use crate::reply::{Copied, Reply, Sink, Written};
 use crate::request::*;
 use crate::stats::ChannelStats;
+use crate::wait::WaitState;
 use bytes::Bytes;
 use rustix::fd::OwnedFd;
 use std::future::{Future, poll_fn};
@@ -35,10 +37,38 @@ pub(crate) struct Shared<F> {
 
 /// What belongs to one channel.
 pub(crate) struct Lane {
+    /// The channel's descriptor; for a queue, the one that interrupts are answered on.
     pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) port: Port,
     pub(crate) stats: Arc<ChannelStats>,
     pub(crate) inflight: Arc<Inflight>,
+    pub(crate) wait: Arc<WaitState>,
 }
+
+/// Where a channel's requests come from.
+pub(crate) enum Port {
+    /// Its descriptor of the device.
+    Device,
+    /// A queue of io_uring.
+    Queue(Arc<uring::Queue>),
+}
+
+/// Where the answer to one request goes.
+pub(crate) enum Route {
+    /// The descriptor that it was read from.
+    Device,
+    /// The entry that it arrived in.
+    Entry(uring::Ticket),
+}
+
+impl From<uring::Ticket> for Route {
+    fn from(ticket: uring::Ticket) -> Self {
+        Route::Entry(ticket)
+    }
+}
+
+/// Largest error number that a FUSE reply may carry.
+const MAX_ERRNO: i32 = 511;
 
 /// Requests up to this size leave the page-aligned buffer, so that the next read uses the same, cached memory.
 pub(crate) const SMALL: usize = 256;
@@ -75,25 +105,34 @@ struct Job<F> {
     opcode: Opcode,
     request: RequestBytes,
     cx: Context,
+    route: Route,
     started: Instant,
 }
 
 /// Answers one request on its channel.
 struct Replier<'a> {
     lane: &'a Lane,
+    route: &'a Route,
     unique: u64,
 }
 
 impl Sink for Replier<'_> {
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        device::send(&self.lane.fd, self.unique, 0, parts)
+        self.lane.send(self.route, self.unique, 0, parts)
     }
 }
 
 impl Lane {
+    fn send(&self, route: &Route, unique: u64, error: i32, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        match route {
+            Route::Device => device::send(&self.fd, unique, error, parts),
+            Route::Entry(ticket) => ticket.send(error, parts),
+        }
+    }
+
     /// Sends an error reply; failures are only counted, the kernel has then given up the request.
-    fn send_error(&self, unique: u64, errno: Errno) {
-        let result = device::send(&self.fd, unique, -errno.0, &[]);
+    fn send_error(&self, route: &Route, unique: u64, errno: Errno) {
+        let result = self.send(route, unique, -errno.0, &[]);
         self.count_failure(unique, result);
     }
 
@@ -157,18 +196,28 @@ impl<F: Filesystem> Job<F> {
         .await
     }
 
+    /// The errno as the kernel takes it; it would refuse any other.
+    fn contained(&self, errno: Errno) -> Errno {
+        if (1..=MAX_ERRNO).contains(&errno.0) {
+            return errno;
+        }
+        self.lane.stats.bad_errnos.fetch_add(1, Relaxed);
+        tracing::error!(opcode = self.opcode.name(), errno = errno.0, "a handler returned no errno");
+        Errno::EIO
+    }
+
     fn answer<T: Reply>(&self, outcome: Result<T, Errno>) {
         let unique = self.header.unique;
         // Before the reply, so that a caller who has got it finds it counted.
         self.lane.stats.record(self.opcode, self.started.elapsed(), outcome.is_err());
         match outcome {
             Ok(reply) => {
-                let sent = reply.reply(&Replier { lane: &self.lane, unique });
+                let sent = reply.reply(&Replier { lane: &self.lane, route: &self.route, unique });
                 if self.lane.count_failure(unique, sent) {
-                    self.lane.send_error(unique, Errno::EIO);
+                    self.lane.send_error(&self.route, unique, Errno::EIO);
                 }
             }
-            Err(errno) => self.lane.send_error(unique, if errno.0 > 0 { errno } else { Errno::EIO }),
+            Err(errno) => self.lane.send_error(&self.route, unique, self.contained(errno)),
         }
     }
 }
@@ -190,34 +239,41 @@ pub(crate) fn dispatch<F: Filesystem>(
     lane: &Arc<Lane>,
     request: RequestBytes,
     slot: SlotGuard,
+    route: Route,
 ) {
     let (header, groups) = match decode::split(request.bytes())
         .and_then(|(header, _, extensions)| Ok((header, decode::supplementary_groups(extensions)?)))
     {
         Ok(split) => split,
-        Err(error) => return refuse(lane, request.bytes(), error),
+        Err(error) => return refuse_bytes(lane, &route, request.bytes(), error),
     };
     let Some(opcode) = Opcode::from_code(header.opcode) else {
         lane.stats.unknown.fetch_add(1, Relaxed);
         tracing::debug!(opcode = header.opcode, "unknown operation");
-        return lane.send_error(header.unique, Errno::ENOSYS);
+        return lane.send_error(&route, header.unique, Errno::ENOSYS);
     };
     let cx = Context::new(&header, groups, slot);
     let (shared, lane) = (shared.clone(), lane.clone());
-    route(Job { shared, lane, header, opcode, request, cx, started: Instant::now() });
+    start(Job { shared, lane, header, opcode, request, cx, route, started: Instant::now() });
 }
 
 /// Answers a request whose header or extensions make no sense.
-fn refuse(lane: &Lane, request: &[u8], error: DecodeError) {
+fn refuse_bytes(lane: &Lane, route: &Route, request: &[u8], error: DecodeError) {
+    let unique = <InHeader as abi::Pod>::read_from(request).map(|header| header.unique);
+    refuse(lane, route, unique, request.len(), error);
+}
+
+/// Counts a request that makes no sense, and answers it if that is possible.
+pub(crate) fn refuse(lane: &Lane, route: &Route, unique: Option<u64>, len: usize, error: DecodeError) {
     lane.stats.malformed.fetch_add(1, Relaxed);
-    tracing::error!(len = request.len(), %error, "malformed request");
-    if let Some(header) = <InHeader as abi::Pod>::read_from(request) {
-        lane.send_error(header.unique, Errno::EIO);
+    tracing::error!(len, %error, "malformed request");
+    if let Some(unique) = unique {
+        lane.send_error(route, unique, Errno::EIO);
     }
 }
 
 /// Starts the handler of the request's operation.
-fn route<F: Filesystem>(job: Job<F>) {
+fn start<F: Filesystem>(job: Job<F>) {
     macro_rules! to {
         ($method:ident: $request:ty) => {
             launch(async move {
@@ -304,8 +360,9 @@ fn forget<F: Filesystem>(job: &Job<F>) {
     job.lane.stats.record(job.opcode, job.started.elapsed(), false);
 }
 
-/// How long an interrupt waits for a request that another channel has read but not yet registered.
+/// How long an interrupt waits for a request that another channel has but not yet registered, first and at most.
 const INTERRUPT_RETRY: Duration = Duration::from_millis(1);
+const INTERRUPT_PATIENCE: Duration = Duration::from_millis(20);
 
 fn interrupt<F: Filesystem>(job: Job<F>) {
     struct Target(u64);
@@ -323,11 +380,18 @@ fn interrupt<F: Filesystem>(job: Job<F>) {
         return;
     }
     // Either the request has just been answered, then the kernel ignores this reply; or it is about to be registered,
-    // then EAGAIN makes the kernel repeat the interrupt.
-    let (lane, unique) = (job.lane.clone(), job.header.unique);
+    // then EAGAIN makes the kernel repeat the interrupt. For requests of queues the kernel does not do that.
+    let (lane, shared, unique) = (job.lane.clone(), job.shared.clone(), job.header.unique);
     drop(job);
     tokio::spawn(async move {
-        tokio::time::sleep(INTERRUPT_RETRY).await;
+        let mut pause = INTERRUPT_RETRY;
+        while pause <= INTERRUPT_PATIENCE {
+            tokio::time::sleep(pause).await;
+            if shared.inflight.iter().any(|inflight| inflight.interrupt(target)) {
+                return;
+            }
+            pause *= 2;
+        }
         let _ = device::send(&lane.fd, unique, -libc::EAGAIN, &[]);
     });
 }

@@ -16,7 +16,7 @@ pub struct SessionInfo {
     pub negotiated: Negotiated,
     /// Sends notifications to the kernel.
     pub notifier: Notifier,
-    /// Number of channel threads.
+    /// Largest number of channel threads there may be.
     pub channels: usize,
 }
 

@@ -3,7 +3,7 @@
 use crate::abi::INTERRUPT_BIT;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 /// Fixed table of slots, one per request in flight.
@@ -12,6 +12,8 @@ pub(crate) struct Inflight {
     slots: Box<[Slot]>,
     free: Mutex<Vec<u32>>,
     released: Notify,
+    /// Slots that have a request.
+    assigned: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +36,7 @@ impl Inflight {
             slots: (0..capacity).map(|_| Slot::default()).collect(),
             free: Mutex::new((0..capacity).rev().collect()),
             released: Notify::new(),
+            assigned: AtomicUsize::new(0),
         })
     }
 
@@ -66,7 +69,18 @@ impl Inflight {
 
     /// Requests being handled. A slot taken in advance for the next request does not count.
     pub(crate) fn busy(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.state.load(Ordering::Relaxed) != 0).count()
+        self.assigned.load(Ordering::Acquire)
+    }
+
+    /// Waits until no request is being handled.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let released = self.released.notified();
+            if self.busy() == 0 {
+                return;
+            }
+            released.await;
+        }
     }
 
     /// Waits until all slots are free.
@@ -88,7 +102,10 @@ impl SlotGuard {
 
     /// Names the request that uses the slot.
     pub(crate) fn assign(&self, unique: u64) {
-        self.slot().state.store(unique, Ordering::Release);
+        // Id 0 would be no id: the slot stays free in the eyes of everyone else.
+        if unique != 0 && self.slot().state.swap(unique, Ordering::AcqRel) == 0 {
+            self.table.assigned.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     pub(crate) fn is_interrupted(&self) -> bool {
@@ -108,7 +125,9 @@ impl SlotGuard {
 
 impl Drop for SlotGuard {
     fn drop(&mut self) {
-        self.slot().state.store(0, Ordering::Release);
+        if self.slot().state.swap(0, Ordering::AcqRel) != 0 {
+            self.table.assigned.fetch_sub(1, Ordering::AcqRel);
+        }
         self.table.free.lock().push(self.index);
         // The reader and a drain may both wait.
         self.table.released.notify_waiters();

@@ -32,6 +32,7 @@ mod errno;
 mod fs;
 mod inflight;
 pub mod init;
+pub mod mix;
 pub mod mount;
 mod notify;
 mod pod;
@@ -39,12 +40,15 @@ mod reply;
 pub mod request;
 mod session;
 pub mod stats;
+pub mod transport;
+pub mod wait;
 
 pub use context::Context;
 pub use dirbuf::{DirBuffer, DirPlusBuffer, dirent_type};
 pub use errno::Errno;
 pub use fs::{Filesystem, SessionInfo};
 pub use init::{InitConfig, Negotiated};
+pub use mix::Mix;
 pub use mount::{MountError, MountMethod, MountOptions, Unmounted};
 pub use notify::{Notifier, Pending, Retrieved};
 pub use reply::{
@@ -52,3 +56,5 @@ pub use reply::{
     Written, Xattr,
 };
 pub use session::{Session, SessionBuilder};
+pub use transport::Transport;
+pub use wait::{WaitHandle, WaitPolicy};

@@ -1,29 +1,35 @@
 //! A mounted file system: INIT, the channel threads, and the end.
 
-use crate::abi::{InHeader, Opcode, Pod};
+use crate::abi::{InHeader, InitFlags, Opcode, Pod};
 use crate::buffer::Pool;
-use crate::channel::classic;
+use crate::channel::run::{self, Finish};
+use crate::channel::uring;
+use crate::channel::uring::start::{self, Worker};
 use crate::decode::{self, Shape};
 use crate::device;
-use crate::dispatch::{Lane, Shared};
+use crate::dispatch::{Lane, Port, Shared};
 use crate::fs::{Filesystem, SessionInfo};
 use crate::inflight::Inflight;
 use crate::init::{self, InitConfig, Negotiated};
 use crate::mount::{self, MountError, MountOptions, Mounted, Unmounted};
 use crate::notify::{self, Notifier};
 use crate::stats::{ChannelStats, Stats};
+use crate::transport::{InUse, Transport};
+use crate::wait::pm_qos::PmQosGuard;
+use crate::wait::{WaitHandle, WaitPolicy, WaitState};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{Barrier, watch};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 /// How long the kernel may take to send INIT; it does so right after the mount.
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long requests may take to end after the kernel has gone.
+/// How long requests may take to end after the kernel has gone, unless set.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs on each channel thread inside its runtime, before the first request.
@@ -39,6 +45,11 @@ pub struct SessionBuilder<F> {
     buffers: usize,
     notify_threads: usize,
     on_channel_start: Option<StartHook>,
+    wait: WaitPolicy,
+    transport: Transport,
+    queue_depth: u16,
+    drain_timeout: Duration,
+    fault: bool,
 }
 
 /// A mounted file system being served. Dropping it detaches the mount.
@@ -46,11 +57,16 @@ pub struct Session {
     path: PathBuf,
     negotiated: Negotiated,
     stats: Stats,
+    wait: WaitHandle,
+    transport: InUse,
     notify: Arc<notify::Inner>,
     ended: watch::Receiver<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The queues of io_uring.
+    queues: Vec<Weak<uring::Queue>>,
     /// Keeps the helper of an unprivileged mount from unmounting.
     _mounted: Option<OwnedFd>,
+    _pm_qos: Option<PmQosGuard>,
 }
 
 impl Session {
@@ -65,6 +81,11 @@ impl Session {
             buffers: 128,
             notify_threads: 4,
             on_channel_start: None,
+            wait: WaitPolicy::default(),
+            transport: Transport::Auto,
+            queue_depth: 8,
+            drain_timeout: DRAIN_TIMEOUT,
+            fault: false,
         }
     }
 }
@@ -113,12 +134,46 @@ impl<F: Filesystem> SessionBuilder<F> {
         self
     }
 
+    /// How requests travel (default: [`Transport::Auto`]). What the kernel does not offer falls back to classic.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Entries of each io_uring queue (default 8, at most 64), that is requests of one CPU at a time. Each has a buffer
+    /// of `max_write` bytes.
+    pub fn queue_depth(mut self, entries: u16) -> Self {
+        self.queue_depth = entries;
+        self
+    }
+
+    /// How long requests may take to end after the kernel has gone (default 30 s), before the session ends without
+    /// them.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Makes starting the queues of io_uring fail half-way, for tests of the way back.
+    #[doc(hidden)]
+    pub fn fail_queues(mut self) -> Self {
+        self.fault = true;
+        self
+    }
+
+    /// How channels wait for requests (default: they block).
+    pub fn wait(mut self, policy: WaitPolicy) -> Self {
+        self.wait = policy;
+        self
+    }
+
     /// Mounts on `path` and starts serving. Blocks until the kernel and the file system have agreed.
     pub fn mount(self, path: impl AsRef<Path>) -> Result<Session, MountError> {
         let mounted = mount::mount(path.as_ref(), &self.mount)?;
         let path = mounted.path.clone();
         self.serve(mounted).inspect_err(|_| {
-            let _ = mount::unmount_with(&path, true);
+            // The connection may have begun, with nobody to serve it.
+            let _ = mount::abort(&path);
         })
     }
 
@@ -128,15 +183,35 @@ impl<F: Filesystem> SessionBuilder<F> {
         self.serve(Mounted { device, path: PathBuf::new(), _auto_unmount: None })
     }
 
-    fn serve(self, mounted: Mounted) -> Result<Session, MountError> {
+    fn serve(mut self, mounted: Mounted) -> Result<Session, MountError> {
         let Mounted { device, path, _auto_unmount } = mounted;
         let device = Arc::new(device);
         let notify = notify::Inner::start(device.clone(), self.notify_threads)?;
-        let negotiated = self.handshake(&device, notify.notifier())?;
-        let pool = Pool::new(negotiated.max_write as usize, self.buffers.max(2 * self.channels));
-        let lanes = open_lanes(&device, self.channels, self.max_in_flight)?;
+        let (mut workers, mut fallback) = self.prepare_queues(&device, &path);
+        let most = self.channels.max(workers.len() + 1);
+        let mut runtimes = (0..most)
+            .map(|_| tokio::runtime::Builder::new_current_thread().enable_all().build())
+            .collect::<io::Result<Vec<Runtime>>>()?
+            .into_iter();
+        let mut negotiated = self.handshake(&device, notify.notifier(), most)?;
+        if !workers.is_empty()
+            && let Err(reason) = self.start_queues(&workers, &negotiated)
+        {
+            fallback = Some(reason);
+            workers.clear();
+            negotiated.flags = negotiated.flags - InitFlags::OVER_IO_URING;
+        }
+        if let Some(reason) = &fallback {
+            tracing::warn!(reason, "FUSE over io_uring is not used");
+        }
+        let uring = !workers.is_empty();
+        let transport = if uring { Transport::Uring } else { Transport::Classic };
+        let lanes = self.lanes(&device, &workers)?;
+        let (wait, waiting) = (lanes[0].wait.clone(), if uring { workers.len() } else { lanes.len() });
+        let pool = Pool::new(negotiated.max_write as usize, self.buffers.max(2 * lanes.len()));
         let per_lane = lanes.iter().map(|lane| (lane.stats.clone(), lane.inflight.clone())).collect();
-        let stats = Stats::new(per_lane, pool.clone());
+        let stats = Stats::new(per_lane, waiting, pool.clone());
+        let pm_qos = hold_pm_qos(&self.wait);
         let shared = Arc::new(Shared {
             fs: self.fs,
             shape: Shape::new(negotiated.flags),
@@ -144,28 +219,120 @@ impl<F: Filesystem> SessionBuilder<F> {
             notify: notify.clone(),
             inflight: lanes.iter().map(|lane| lane.inflight.clone()).collect(),
         });
-        let (end, ended) = watch::channel(false);
-        let finish = Arc::new(Finish { barrier: Barrier::new(lanes.len()), end });
+        let (finish, ended) = Finish::new(lanes.len(), self.drain_timeout, path.clone());
+        let finish = Arc::new(finish);
         let mut threads = Vec::new();
-        for (index, lane) in lanes.into_iter().enumerate() {
+        let queues = workers.iter().map(|worker| Arc::downgrade(&worker.queue)).collect();
+        let mut workers = workers.into_iter();
+        for (index, (lane, runtime)) in lanes.into_iter().zip(&mut runtimes).enumerate() {
             let (shared, finish, hook) = (shared.clone(), finish.clone(), self.on_channel_start.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let main = move || {
                 runtime.block_on(async {
                     if let Some(hook) = hook {
                         hook(index);
                     }
-                    run_channel(index, &shared, &lane, &finish).await;
+                    run::run(index, &shared, &lane, &finish).await;
                 });
+                // What requests hold goes before their queue does.
+                drop(runtime);
+                if let Port::Queue(queue) = &lane.port {
+                    uring::finish(queue);
+                }
             };
-            threads.push(std::thread::Builder::new().name(format!("fuse-{index}")).spawn(main)?);
+            match workers.next() {
+                Some(worker) => {
+                    worker.run(main);
+                    threads.push(worker.thread);
+                }
+                None => {
+                    let name = if uring { "fuse-side".to_owned() } else { format!("fuse-{index}") };
+                    threads.push(std::thread::Builder::new().name(name).spawn(main)?);
+                }
+            }
         }
-        let threads = Mutex::new(threads);
-        Ok(Session { path, negotiated, stats, notify, ended, threads, _mounted: _auto_unmount })
+        Ok(Session {
+            path,
+            negotiated,
+            stats,
+            wait: WaitHandle(wait),
+            transport: InUse { transport, fallback },
+            notify,
+            ended,
+            threads: Mutex::new(threads),
+            queues,
+            _mounted: _auto_unmount,
+            _pm_qos: pm_qos,
+        })
+    }
+
+    /// Threads with rings, if io_uring is wanted and possible as far as can be told before INIT; else why not.
+    fn prepare_queues(&mut self, device: &Arc<OwnedFd>, path: &Path) -> (Vec<Worker>, Option<String>) {
+        self.init.want = self.init.want - InitFlags::OVER_IO_URING;
+        if self.transport != Transport::Uring {
+            return (Vec::new(), None);
+        }
+        if path.as_os_str().is_empty() {
+            return (
+                Vec::new(),
+                Some("the session does not know its mount, which it may have to abort".into()),
+            );
+        }
+        match start::prepare(device, self.queue_depth) {
+            Ok(workers) => {
+                self.init.want |= InitFlags::OVER_IO_URING | InitFlags::INIT_EXT;
+                (workers, None)
+            }
+            Err(reason) => (Vec::new(), Some(reason)),
+        }
+    }
+
+    fn start_queues(&self, workers: &[Worker], negotiated: &Negotiated) -> Result<(), String> {
+        if !negotiated.flags.contains(InitFlags::OVER_IO_URING) {
+            return Err("the kernel does not offer it; it takes Linux 6.14 and `echo Y > \
+                        /sys/module/fuse/parameters/enable_uring`"
+                .into());
+        }
+        start::register(workers, negotiated, self.queue_depth, self.fault)
+    }
+
+    /// A lane for each queue and one for the device; or one for each classic channel.
+    fn lanes(&self, device: &Arc<OwnedFd>, workers: &[Worker]) -> io::Result<Vec<Arc<Lane>>> {
+        let classic = if workers.is_empty() { self.channels } else { 1 };
+        let waiting = if workers.is_empty() { classic } else { workers.len() };
+        let stats: Vec<_> = (0..workers.len() + classic).map(|_| Arc::new(ChannelStats::new())).collect();
+        let wait = WaitState::new(&self.wait, stats[..waiting].to_vec());
+        let mut lanes = Vec::new();
+        for (index, stats) in stats.into_iter().enumerate() {
+            let worker = workers.get(index);
+            let fd = match (index, worker) {
+                // The first descriptor is the mount's own, the others are clones.
+                (0, _) | (_, Some(_)) => device.clone(),
+                _ if !workers.is_empty() => device.clone(),
+                _ => Arc::new(device::clone(device)?),
+            };
+            device::set_nonblocking(&fd)?;
+            // What serves the device beside the queues has no request worth spinning for.
+            let wait = if index < waiting {
+                wait.clone()
+            } else {
+                WaitState::new(&WaitPolicy::default(), Vec::new())
+            };
+            let (port, room) = match worker {
+                Some(worker) => (Port::Queue(worker.queue.clone()), 2 * u32::from(self.queue_depth.max(1))),
+                None => (Port::Device, self.max_in_flight),
+            };
+            lanes.push(Arc::new(Lane { fd, port, stats, inflight: Inflight::new(room), wait }));
+        }
+        Ok(lanes)
     }
 
     /// Reads INIT and answers it.
-    fn handshake(&self, device: &OwnedFd, notifier: Notifier) -> Result<Negotiated, MountError> {
+    fn handshake(
+        &self,
+        device: &OwnedFd,
+        notifier: Notifier,
+        channels: usize,
+    ) -> Result<Negotiated, MountError> {
         if !device::wait_readable(device, INIT_TIMEOUT)? {
             return Err(MountError::NoInit(INIT_TIMEOUT));
         }
@@ -181,7 +348,7 @@ impl<F: Filesystem> SessionBuilder<F> {
         let offer = init::Offer::decode(body)?;
         let (negotiated, reply) = init::negotiate(&offer, &self.init, init::max_pages_limit())
             .inspect_err(|_| refuse(&header, libc::EPROTO))?;
-        let info = SessionInfo { negotiated: negotiated.clone(), notifier, channels: self.channels };
+        let info = SessionInfo { negotiated: negotiated.clone(), notifier, channels };
         if let Err(errno) = self.fs.init(&info) {
             refuse(&header, errno.0);
             return Err(MountError::Refused(errno));
@@ -192,44 +359,16 @@ impl<F: Filesystem> SessionBuilder<F> {
     }
 }
 
-/// One descriptor per channel: the first is the mount's own, the others are clones.
-fn open_lanes(device: &Arc<OwnedFd>, count: usize, max_in_flight: u32) -> io::Result<Vec<Arc<Lane>>> {
-    (0..count)
-        .map(|index| {
-            let fd = if index == 0 { device.clone() } else { Arc::new(device::clone(device)?) };
-            device::set_nonblocking(&fd)?;
-            let (stats, inflight) = (Arc::new(ChannelStats::new()), Inflight::new(max_in_flight));
-            Ok(Arc::new(Lane { fd, stats, inflight }))
+/// The guard, if it is wanted and allowed.
+fn hold_pm_qos(policy: &WaitPolicy) -> Option<PmQosGuard> {
+    if !policy.pm_qos {
+        return None;
+    }
+    PmQosGuard::hold()
+        .inspect_err(|error| {
+            tracing::warn!(%error, "idle CPUs will sleep: /dev/cpu_dma_latency cannot be held (it needs root)");
         })
-        .collect()
-}
-
-/// Brings the channels together at the end.
-struct Finish {
-    barrier: Barrier,
-    end: watch::Sender<bool>,
-}
-
-async fn run_channel<F: Filesystem>(
-    index: usize,
-    shared: &Arc<Shared<F>>,
-    lane: &Arc<Lane>,
-    finish: &Finish,
-) {
-    match classic::serve(shared, lane).await {
-        Ok(classic::End::Gone) => tracing::debug!(index, "the kernel has gone"),
-        // Other channels go on; this one only helps with the end.
-        Err(error) => tracing::error!(index, %error, "channel failed"),
-    }
-    if tokio::time::timeout(DRAIN_TIMEOUT, lane.inflight.drained()).await.is_err() {
-        tracing::error!(index, "requests still unfinished after the kernel has gone");
-    }
-    // All channels' tasks keep running until `destroy` has finished.
-    if finish.barrier.wait().await.is_leader() {
-        shared.fs.destroy().await;
-        finish.end.send_replace(true);
-    }
-    let _ = finish.end.subscribe().wait_for(|ended| *ended).await;
+        .ok()
 }
 
 impl Session {
@@ -251,6 +390,22 @@ impl Session {
     /// Live statistics.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// The transport in use.
+    pub fn transport(&self) -> &InUse {
+        &self.transport
+    }
+
+    /// Makes a queue of io_uring fail with its next request, for tests of what follows.
+    #[doc(hidden)]
+    pub fn break_queues(&self) {
+        self.queues.iter().filter_map(Weak::upgrade).for_each(|queue| queue.break_it());
+    }
+
+    /// Reads and changes how channels wait; it may be kept elsewhere.
+    pub fn wait_handle(&self) -> WaitHandle {
+        self.wait.clone()
     }
 
     /// Whether the session has ended: unmounted or aborted, and `destroy` done.

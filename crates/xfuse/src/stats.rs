@@ -46,9 +46,25 @@ fn bucket_limit(index: usize) -> u64 {
     if index == 0 { 256 } else { ((5 + quarter as u64) << (octave + 8)) / 4 }
 }
 
+/// How a channel waited.
+#[derive(Debug, Default)]
+pub(crate) struct WaitCounters {
+    pub(crate) req_fuse: AtomicU64,
+    pub(crate) req_xfuse: AtomicU64,
+    pub(crate) spin_hit: AtomicU64,
+    pub(crate) spin_expired: AtomicU64,
+    pub(crate) blocked: AtomicU64,
+    pub(crate) spin_ns: AtomicU64,
+    pub(crate) block_ns: AtomicU64,
+    pub(crate) wakes: AtomicU64,
+    pub(crate) window_ns: AtomicU64,
+    pub(crate) short_gaps: AtomicU64,
+}
+
 /// Counters of one channel.
 #[derive(Debug)]
 pub(crate) struct ChannelStats {
+    pub(crate) wait: WaitCounters,
     operations: Vec<OperationCounters>,
     /// Requests of operations this crate does not know.
     pub(crate) unknown: AtomicU64,
@@ -56,6 +72,8 @@ pub(crate) struct ChannelStats {
     pub(crate) malformed: AtomicU64,
     /// Handlers that panicked.
     pub(crate) panics: AtomicU64,
+    /// Handlers that returned an error that is none.
+    pub(crate) bad_errnos: AtomicU64,
     /// Interrupts received.
     pub(crate) interrupts: AtomicU64,
     /// Replies to requests that the kernel had given up.
@@ -67,10 +85,12 @@ pub(crate) struct ChannelStats {
 impl ChannelStats {
     pub(crate) fn new() -> Self {
         ChannelStats {
+            wait: WaitCounters::default(),
             operations: (0..opcode_slots()).map(|_| OperationCounters::default()).collect(),
             unknown: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             panics: AtomicU64::new(0),
+            bad_errnos: AtomicU64::new(0),
             interrupts: AtomicU64::new(0),
             late_replies: AtomicU64::new(0),
             refused_replies: AtomicU64::new(0),
@@ -87,10 +107,68 @@ impl ChannelStats {
     }
 }
 
+/// How one channel waited for its requests, in a [`Snapshot`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WaitStats {
+    /// Requests labelled FUSE: of waits that block at once.
+    pub req_fuse: u64,
+    /// Requests labelled XFUSE: of waits that may spin.
+    pub req_xfuse: u64,
+    /// Spins that met a request.
+    pub spin_hit: u64,
+    /// Spins whose window passed.
+    pub spin_expired: u64,
+    /// Waits that ended by blocking.
+    pub blocked: u64,
+    /// Nanoseconds spun.
+    pub spin_ns: u64,
+    /// Nanoseconds blocked.
+    pub block_ns: u64,
+    /// Times the channel was woken from blocking, with or without there being a request.
+    pub wakes: u64,
+    /// The window of the last wait in nanoseconds, 0 if it did not spin. A gauge.
+    pub window_ns: u64,
+}
+
+impl WaitStats {
+    /// Sums of counters; the largest window.
+    pub fn sum<'a>(all: impl IntoIterator<Item = &'a WaitStats>) -> WaitStats {
+        all.into_iter().fold(WaitStats::default(), |sum, one| WaitStats {
+            req_fuse: sum.req_fuse + one.req_fuse,
+            req_xfuse: sum.req_xfuse + one.req_xfuse,
+            spin_hit: sum.spin_hit + one.spin_hit,
+            spin_expired: sum.spin_expired + one.spin_expired,
+            blocked: sum.blocked + one.blocked,
+            spin_ns: sum.spin_ns + one.spin_ns,
+            block_ns: sum.block_ns + one.block_ns,
+            wakes: sum.wakes + one.wakes,
+            window_ns: sum.window_ns.max(one.window_ns),
+        })
+    }
+}
+
+impl WaitCounters {
+    fn read(&self) -> WaitStats {
+        WaitStats {
+            req_fuse: self.req_fuse.load(Relaxed),
+            req_xfuse: self.req_xfuse.load(Relaxed),
+            spin_hit: self.spin_hit.load(Relaxed),
+            spin_expired: self.spin_expired.load(Relaxed),
+            blocked: self.blocked.load(Relaxed),
+            spin_ns: self.spin_ns.load(Relaxed),
+            block_ns: self.block_ns.load(Relaxed),
+            wakes: self.wakes.load(Relaxed),
+            window_ns: self.window_ns.load(Relaxed),
+        }
+    }
+}
+
 /// Live statistics of a session.
 #[derive(Debug, Clone)]
 pub struct Stats {
     channels: Arc<[(Arc<ChannelStats>, Arc<Inflight>)]>,
+    /// How many of them, from the first, wait by the session's policy.
+    waiting: usize,
     pool: crate::buffer::Pool,
 }
 
@@ -128,6 +206,8 @@ impl OperationStats {
 pub struct Snapshot {
     /// Operations that occurred.
     pub operations: Vec<OperationStats>,
+    /// How each channel waited. What serves the device beside the queues of io_uring does not count.
+    pub channels: Vec<WaitStats>,
     /// Requests being handled.
     pub in_flight: usize,
     /// Request buffers in use, one per channel included.
@@ -138,6 +218,8 @@ pub struct Snapshot {
     pub malformed: u64,
     /// Handlers that panicked (answered `EIO`).
     pub panics: u64,
+    /// Handlers that returned a number that is no errno (answered `EIO`).
+    pub bad_errnos: u64,
     /// Interrupts received.
     pub interrupts: u64,
     /// Replies to requests that the kernel had given up.
@@ -159,8 +241,12 @@ impl Snapshot {
 }
 
 impl Stats {
-    pub(crate) fn new(channels: Vec<(Arc<ChannelStats>, Arc<Inflight>)>, pool: crate::buffer::Pool) -> Self {
-        Stats { channels: channels.into(), pool }
+    pub(crate) fn new(
+        channels: Vec<(Arc<ChannelStats>, Arc<Inflight>)>,
+        waiting: usize,
+        pool: crate::buffer::Pool,
+    ) -> Self {
+        Stats { channels: channels.into(), waiting, pool }
     }
 
     /// The sum over all channels at this moment.
@@ -170,11 +256,13 @@ impl Stats {
         };
         Snapshot {
             operations: Opcode::ALL.iter().filter_map(|opcode| self.operation(*opcode)).collect(),
+            channels: self.channels.iter().take(self.waiting).map(|(stats, _)| stats.wait.read()).collect(),
             in_flight: self.channels.iter().map(|(_, inflight)| inflight.busy()).sum(),
             buffers_in_use: self.pool.in_use(),
             unknown: sum(|s| &s.unknown),
             malformed: sum(|s| &s.malformed),
             panics: sum(|s| &s.panics),
+            bad_errnos: sum(|s| &s.bad_errnos),
             interrupts: sum(|s| &s.interrupts),
             late_replies: sum(|s| &s.late_replies),
             refused_replies: sum(|s| &s.refused_replies),

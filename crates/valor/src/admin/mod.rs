@@ -5,6 +5,7 @@ mod config;
 mod content;
 mod dump;
 mod files;
+mod mount;
 mod table;
 mod users;
 
@@ -60,6 +61,8 @@ enum Command {
     Users(users::Command),
     #[command(flatten)]
     Dump(dump::Command),
+    #[command(flatten)]
+    Mount(mount::Command),
 }
 
 /// Runs one command.
@@ -67,6 +70,11 @@ enum Command {
 /// # Errors
 /// A message for the user.
 pub async fn run(args: AdminArgs) -> Result<(), String> {
+    if matches!(args.command, Command::Mount(_)) {
+        // A mount of this machine is asked directly, whatever its cluster does.
+        let Command::Mount(command) = args.command else { return Ok(()) };
+        return mount::run(&args.data_dir, args.json, command).await;
+    }
     let admin = Admin::connect(&args)?;
     match args.command {
         Command::Cluster(command) => cluster::run(&admin, command).await,
@@ -74,6 +82,7 @@ pub async fn run(args: AdminArgs) -> Result<(), String> {
         Command::Files(command) => files::run(&admin, command).await,
         Command::Users(command) => users::run(&admin, command).await,
         Command::Dump(command) => dump::run(&admin, command).await,
+        Command::Mount(_) => Ok(()),
     }
 }
 

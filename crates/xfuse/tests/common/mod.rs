@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use xfuse::{Filesystem, InitConfig, MountOptions, Session};
+use xfuse::{Filesystem, InitConfig, MountOptions, Session, Transport};
+
+pub mod parameter;
 
 #[path = "../../examples/memfs/fs.rs"]
 pub mod memfs;
@@ -21,7 +23,12 @@ pub fn can_mount() -> bool {
     if !ok {
         eprintln!("skipped: needs root and /dev/fuse");
     }
-    ok
+    ok && (transport() == Transport::Classic || parameter::enable_uring())
+}
+
+/// The program `uring` runs the tests of the others through io_uring.
+pub fn transport() -> Transport {
+    if env!("CARGO_CRATE_NAME") == "uring" { Transport::Uring } else { Transport::Classic }
 }
 
 pub fn mount(fs: impl Filesystem) -> Mounted {
@@ -34,8 +41,9 @@ pub fn mount_with(fs: impl Filesystem, channels: usize) -> Mounted {
     init.want |= memfs::wanted_flags();
     let options =
         MountOptions { fsname: "xfuse-test".into(), subtype: Some("xfuse".into()), ..Default::default() };
-    let session =
-        Session::builder(fs).init(init).mount_options(options).channels(channels).mount(dir.path()).unwrap();
+    let builder = Session::builder(fs).init(init).mount_options(options).channels(channels);
+    let session = builder.transport(transport()).mount(dir.path()).unwrap();
+    assert_eq!(session.transport().transport, transport(), "{:?}", session.transport());
     Mounted { session: Some(session), dir }
 }
 

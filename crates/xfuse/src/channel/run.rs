@@ -1,0 +1,109 @@
+//! The life of a channel thread: serve, let requests end, end together.
+
+use super::{End, classic, uring};
+use crate::dispatch::{Lane, Port, Shared};
+use crate::fs::Filesystem;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::sync::{Barrier, watch};
+
+/// Brings the channels of a session together at the end.
+pub(crate) struct Finish {
+    barrier: Barrier,
+    end: watch::Sender<bool>,
+    /// A channel has seen that the kernel is gone. Queues whose entries are all with handlers learn it from here.
+    gone: watch::Sender<bool>,
+    /// How long requests may take to end after the kernel has gone.
+    patience: Duration,
+    path: PathBuf,
+}
+
+impl Finish {
+    pub(crate) fn new(channels: usize, patience: Duration, path: PathBuf) -> (Self, watch::Receiver<bool>) {
+        let (end, ended) = watch::channel(false);
+        let (gone, _) = watch::channel(false);
+        (Finish { barrier: Barrier::new(channels), end, gone, patience, path }, ended)
+    }
+
+    /// Ends the connection: some of its requests would never be answered.
+    fn abort(&self) {
+        if self.path.as_os_str().is_empty() {
+            return;
+        }
+        let path = self.path.clone();
+        // It may wait for locks that callers hold, so not on a thread that serves them.
+        let started = std::thread::Builder::new().name("fuse-abort".into()).spawn(move || {
+            if let Err(error) = crate::mount::abort(&path) {
+                tracing::error!(path = %path.display(), %error, "aborting the connection failed");
+            }
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "cannot abort the connection");
+        }
+    }
+}
+
+/// Runs one channel until the session has ended.
+pub(crate) async fn run<F: Filesystem>(
+    index: usize,
+    shared: &Arc<Shared<F>>,
+    lane: &Arc<Lane>,
+    finish: &Finish,
+) {
+    match contain(serve(index, shared, lane, finish)).await {
+        Ok(End::Gone) => tracing::debug!(index, "the kernel has gone"),
+        // Other channels read the same device; this one only helps with the end.
+        Err(error) if matches!(lane.port, Port::Device) => tracing::error!(index, %error, "channel failed"),
+        Err(error) => {
+            tracing::error!(index, %error, "a queue failed; the mount is aborted, lest processes hang");
+            finish.abort();
+        }
+    }
+    if tokio::time::timeout(finish.patience, lane.inflight.drained()).await.is_err() {
+        tracing::error!(index, "requests still unfinished after the kernel has gone");
+    }
+    // All channels' tasks keep running until `destroy` has finished.
+    if finish.barrier.wait().await.is_leader() {
+        shared.fs.destroy().await;
+        finish.end.send_replace(true);
+    }
+    let _ = finish.end.subscribe().wait_for(|ended| *ended).await;
+}
+
+async fn serve<F: Filesystem>(
+    index: usize,
+    shared: &Arc<Shared<F>>,
+    lane: &Arc<Lane>,
+    finish: &Finish,
+) -> io::Result<End> {
+    let Port::Queue(queue) = &lane.port else {
+        let end = classic::serve(index, shared, lane).await;
+        finish.gone.send_replace(true);
+        return end;
+    };
+    let mut gone = finish.gone.subscribe();
+    let end = tokio::select! {
+        end = uring::serve(shared, lane, queue) => end,
+        _ = gone.wait_for(|gone| *gone) => Ok(End::Gone),
+    };
+    if end.is_ok() {
+        finish.gone.send_replace(true);
+    }
+    end
+}
+
+/// A panic outside of handlers is a failure of the channel.
+async fn contain(serve: impl Future<Output = io::Result<End>>) -> io::Result<End> {
+    let mut serve = pin!(serve);
+    poll_fn(|task| {
+        catch_unwind(AssertUnwindSafe(|| serve.as_mut().poll(task)))
+            .unwrap_or_else(|_| Poll::Ready(Err(io::Error::other("the channel panicked"))))
+    })
+    .await
+}

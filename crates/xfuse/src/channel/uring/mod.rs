@@ -1,0 +1,228 @@
+//! FUSE over io_uring: one queue per possible CPU, each served by a thread pinned to that CPU.
+//!
+//! The kernel puts a request into the queue of the CPU that it was made on. Forgets, interrupts and notifications stay
+//! on the device, which a classic channel serves beside the queues. Once every queue has an entry there is no way back
+//! to classic, and a queue that nobody serves hangs every process on its CPU: hence the order of [`start`], and the end
+//! of the whole connection when one queue fails.
+
+mod memory;
+mod queue;
+pub(crate) mod start;
+
+pub(crate) use queue::{Queue, Ticket};
+
+use super::End;
+use crate::buffer::RequestBuffer;
+use crate::dispatch::{Lane, RequestBytes, SMALL, Shared, dispatch, refuse};
+use crate::fs::Filesystem;
+use crate::wait::waiter::{Episode, Spun, Waiter};
+use queue::Arrived;
+use rustix::fd::{AsRawFd, RawFd};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Completions handled in a row before other tasks of the thread get a turn.
+const BURST: u32 = 32;
+/// How long the kernel may take to complete what it holds when the connection has ended.
+const REAP: Duration = Duration::from_secs(2);
+
+/// The ring as tokio registers it.
+struct Watched(Arc<Queue>);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.ring_fd()
+    }
+}
+
+/// What a completion says.
+enum Completed {
+    Request(u16),
+    /// The connection has ended.
+    Gone,
+}
+
+/// Serves the requests of one queue until the connection ends. `Err` is a queue that does not work any more.
+pub(crate) async fn serve<F: Filesystem>(
+    shared: &Arc<Shared<F>>,
+    lane: &Arc<Lane>,
+    queue: &Arc<Queue>,
+) -> io::Result<End> {
+    // SAFETY: the ring is owned by the queue, which `Watched` keeps for as long as the registration exists, and
+    // `as_raw_fd` always names that ring.
+    let watch = unsafe { AsyncFd::register_with_interest(Watched(queue.clone()), Interest::READABLE) }
+        .map_err(|error| error.into_parts().1)?;
+    let mut waiter = Waiter::new(lane.wait.clone(), lane.stats.clone());
+    let mut burst = 0;
+    loop {
+        // Requests that are here already form a batch that was found without waiting.
+        let found = drain(shared, lane, queue, &mut burst).await?;
+        let Some(found) = found else { return Ok(End::Gone) };
+        if found > 0 {
+            waiter.found(found);
+            continue;
+        }
+        let mut episode = waiter.begin(lane.inflight.busy() == 0);
+        if !try_spin(&mut waiter, &episode, queue) {
+            block(&mut waiter, &mut episode, lane, queue, &watch).await?;
+        }
+        match drain(shared, lane, queue, &mut burst).await? {
+            None => return Ok(End::Gone),
+            Some(requests) => waiter.obtained(&episode, requests),
+        }
+    }
+}
+
+/// Handles all completions that are here; how many requests there were, or `None` at the end of the connection.
+async fn drain<F: Filesystem>(
+    shared: &Arc<Shared<F>>,
+    lane: &Arc<Lane>,
+    queue: &Arc<Queue>,
+    burst: &mut u32,
+) -> io::Result<Option<u64>> {
+    let mut requests = 0;
+    queue.begin_batch();
+    while let Some((index, result)) = queue.completion() {
+        match completed(index, result)? {
+            Completed::Gone => {
+                queue.end_batch()?;
+                return Ok(None);
+            }
+            Completed::Request(index) => {
+                requests += 1;
+                handle(shared, lane, queue, index).await?;
+            }
+        }
+        *burst += 1;
+        if *burst >= BURST {
+            *burst = 0;
+            queue.end_batch()?;
+            tokio::task::yield_now().await;
+            queue.begin_batch();
+        }
+    }
+    queue.end_batch()?;
+    if queue.is_broken() {
+        return Err(io::Error::other("replies could not be submitted"));
+    }
+    Ok(Some(requests))
+}
+
+fn completed(index: u16, result: i32) -> io::Result<Completed> {
+    match -result {
+        error if error <= 0 => Ok(Completed::Request(index)),
+        libc::ENOTCONN | libc::ECONNABORTED | libc::ENODEV => Ok(Completed::Gone),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+async fn handle<F: Filesystem>(
+    shared: &Arc<Shared<F>>,
+    lane: &Arc<Lane>,
+    queue: &Arc<Queue>,
+    index: u16,
+) -> io::Result<()> {
+    let arrived = match queue.arrived(index) {
+        Ok(arrived) => arrived,
+        Err((arrived, error)) => {
+            refuse(lane, &queue.ticket(&arrived).into(), Some(arrived.unique()), arrived.len(), error);
+            return Ok(());
+        }
+    };
+    let ticket = queue.ticket(&arrived);
+    let request = if arrived.len() <= SMALL {
+        let mut bytes = [0; SMALL];
+        queue.copy(&arrived, &mut bytes[..arrived.len()]);
+        RequestBytes::Small(bytes, arrived.len() as u16)
+    } else {
+        // Handlers may keep WRITE data after the reply, when the entry is the kernel's again.
+        RequestBytes::Large(large(shared, queue, &arrived).await?.freeze())
+    };
+    let slot = lane.inflight.acquire().await;
+    dispatch(shared, lane, request, slot, ticket.into());
+    Ok(())
+}
+
+async fn large<F: Filesystem>(
+    shared: &Arc<Shared<F>>,
+    queue: &Arc<Queue>,
+    arrived: &Arrived,
+) -> io::Result<RequestBuffer> {
+    let mut buffer = match shared.pool.try_take()? {
+        Some(buffer) => buffer,
+        None => {
+            // Buffers may come back only after callers have got their replies.
+            queue.end_batch()?;
+            let buffer = shared.pool.take().await?;
+            queue.begin_batch();
+            buffer
+        }
+    };
+    let space = buffer.space();
+    if arrived.len() > space.len() {
+        return Err(io::Error::other("a request is larger than was negotiated"));
+    }
+    queue.copy(arrived, &mut space[..arrived.len()]);
+    buffer.set_filled(arrived.len());
+    Ok(buffer)
+}
+
+/// Spins if the episode allows it and this thread is not on the CPU whose requests it serves; true if there is
+/// something.
+fn try_spin(waiter: &mut Waiter, episode: &Episode, queue: &Queue) -> bool {
+    let same_cpu = rustix::thread::sched_getcpu() == usize::from(queue.qid());
+    let window = waiter.window_ns(episode, same_cpu);
+    if window == 0 {
+        return false;
+    }
+    let spun = waiter.spin(episode, window, || {
+        queue.poke();
+        queue.has_completions().then_some(())
+    });
+    matches!(spun, Spun::Hit(()))
+}
+
+/// Waits through the runtime, whose other tasks go on meanwhile.
+async fn block(
+    waiter: &mut Waiter,
+    episode: &mut Episode,
+    lane: &Lane,
+    queue: &Queue,
+    watch: &AsyncFd<Watched>,
+) -> io::Result<()> {
+    let mut blocked = Instant::now();
+    loop {
+        let until_idle = !episode.is_idle() && waiter.may_spin(episode);
+        let ready = tokio::select! {
+            biased;
+            ready = watch.readable() => Some(ready?),
+            () = lane.inflight.idle(), if until_idle => None,
+        };
+        let Some(mut ready) = ready else {
+            waiter.became_idle(episode);
+            if try_spin(waiter, episode, queue) {
+                return Ok(());
+            }
+            blocked = Instant::now();
+            continue;
+        };
+        // Before looking: what is completed after the look makes the ring ready again.
+        ready.clear_ready();
+        if queue.is_broken() {
+            return Err(io::Error::other("replies could not be submitted"));
+        }
+        if queue.has_completions() {
+            waiter.woken(episode, blocked);
+            return Ok(());
+        }
+        waiter.woken_in_vain();
+    }
+}
+
+/// At the end of the serving thread.
+pub(crate) fn finish(queue: &Queue) {
+    queue.reap(REAP);
+}

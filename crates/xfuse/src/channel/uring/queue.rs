@@ -1,0 +1,432 @@
+//! One queue: its ring, its entries, and the commands that move requests and replies.
+
+use super::memory::{Area, OP_IN_LEN};
+use crate::abi::{
+    self, GetxattrIn, InHeader, Opcode, OutHeader, Pod, ReadIn, URING_CMD_COMMIT_AND_FETCH,
+    URING_CMD_REGISTER, UringCmdReq,
+};
+use crate::decode::DecodeError;
+use io_uring::{IoUring, cqueue, squeue};
+use parking_lot::Mutex;
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Times a submission that the kernel has no room for is tried again.
+const SUBMIT_TRIES: u32 = 1000;
+
+/// A queue of the connection.
+pub(crate) struct Queue {
+    /// Dropped before the entries, so that the kernel has let go of their memory.
+    ring: Mutex<Ring>,
+    device: Arc<OwnedFd>,
+    qid: u16,
+    ring_fd: RawFd,
+    /// Empty until the connection's sizes are known.
+    entries: Mutex<Vec<Entry>>,
+    /// Completions taken from the ring while registering further entries.
+    early: Mutex<VecDeque<(u64, i32)>>,
+    /// Replies are collected and submitted together.
+    batching: AtomicBool,
+    /// A submission has failed: the kernel will not see a reply, so the connection must end.
+    broken: AtomicBool,
+}
+
+type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
+
+struct Entry {
+    area: Arc<Area>,
+    /// An operation is under way: the memory is the kernel's.
+    with_kernel: bool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("qid", &self.qid).finish_non_exhaustive()
+    }
+}
+
+/// One request in an entry, not yet copied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrived {
+    index: u16,
+    commit_id: u64,
+    header: InHeader,
+    op_len: usize,
+    payload_len: usize,
+}
+
+impl Queue {
+    /// A ring for the queue of CPU `qid`, without entries. Must be called on the thread that will serve it.
+    pub(super) fn new(device: Arc<OwnedFd>, qid: u16, depth: u16) -> io::Result<Arc<Self>> {
+        // Task work is then done when this thread enters the kernel or sleeps, without interrupting it, and the flag
+        // in the ring's memory tells a spinning thread to enter.
+        let ring: Ring = IoUring::builder()
+            .setup_submit_all()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .build(u32::from(depth.max(1)).next_power_of_two() * 2)?;
+        let ring_fd = ring.as_raw_fd();
+        Ok(Arc::new(Queue {
+            ring: Mutex::new(ring),
+            device,
+            qid,
+            ring_fd,
+            entries: Mutex::default(),
+            early: Mutex::default(),
+            batching: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        }))
+    }
+
+    /// The CPU whose requests arrive here.
+    pub(crate) fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    pub(crate) fn ring_fd(&self) -> RawFd {
+        self.ring_fd
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn break_it(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    fn area(&self, index: u16) -> Option<Arc<Area>> {
+        self.entries.lock().get(usize::from(index)).map(|entry| entry.area.clone())
+    }
+
+    /// Registers one more entry. An error is the kernel's refusal; success is not answered before a request comes.
+    pub(super) fn register(&self, payload_len: usize) -> io::Result<()> {
+        let area = Arc::new(Area::new(payload_len)?);
+        let index = {
+            let mut entries = self.entries.lock();
+            entries.push(Entry { area: area.clone(), with_kernel: true });
+            (entries.len() - 1) as u16
+        };
+        self.push(&command(&self.device, URING_CMD_REGISTER, self.qid, 0, Some(area.ranges()), index))?;
+        let submitted = self.flush();
+        // A refusal is answered at once.
+        let refused = submitted.err().or_else(|| self.refusal(index));
+        match refused {
+            None => Ok(()),
+            Some(error) => {
+                let mut entries = self.entries.lock();
+                if let Some(entry) = entries.get_mut(usize::from(index)) {
+                    entry.with_kernel = false;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The error completion of a registration, if there is one. Requests that came meanwhile are kept.
+    fn refusal(&self, index: u16) -> Option<io::Error> {
+        let mut refused = None;
+        let mut early = self.early.lock();
+        while let Some((data, result)) = self.next_completion() {
+            if data == u64::from(index) && result < 0 {
+                refused = Some(io::Error::from_raw_os_error(-result));
+            } else {
+                early.push_back((data, result));
+            }
+        }
+        refused
+    }
+
+    fn next_completion(&self) -> Option<(u64, i32)> {
+        let mut ring = self.ring.lock();
+        let next = ring.completion().next();
+        next.map(|done| (done.user_data(), done.result()))
+    }
+
+    /// Makes the kernel give up io_uring on this connection, if it has not begun: by a registration that cannot be
+    /// right.
+    pub(super) fn revoke(&self) -> io::Result<()> {
+        self.push(&command(&self.device, URING_CMD_REGISTER, u16::MAX, 0, Some(0), u16::MAX))?;
+        self.flush()
+    }
+
+    fn push(&self, entry: &squeue::Entry128) -> io::Result<()> {
+        let mut ring = self.ring.lock();
+        // SAFETY: the memory that the command names lives as long as the ring (`entries` is dropped after it, and
+        // leaked while the kernel uses it), and the device descriptor as long as the queue.
+        let pushed = unsafe { ring.submission().push(entry) };
+        pushed.map_err(|_| io::Error::other("the submission queue is full"))
+    }
+
+    /// Submits what was pushed, all of it.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let result = self.submit_all();
+        if result.is_err() {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn submit_all(&self) -> io::Result<()> {
+        let mut ring = self.ring.lock();
+        let mut tries = 0;
+        while !ring.submission().is_empty() {
+            match ring.submit() {
+                Ok(count) if count > 0 => tries = 0,
+                Err(error)
+                    if !matches!(
+                        error.raw_os_error(),
+                        Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
+                    ) =>
+                {
+                    return Err(error);
+                }
+                _ => {
+                    tries += 1;
+                    if tries == SUBMIT_TRIES {
+                        return Err(io::Error::other("the kernel takes no submissions"));
+                    }
+                    std::thread::yield_now();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects replies until [`Queue::end_batch`].
+    pub(super) fn begin_batch(&self) {
+        self.batching.store(true, Ordering::Relaxed);
+    }
+
+    /// Submits the collected replies.
+    pub(super) fn end_batch(&self) -> io::Result<()> {
+        self.batching.store(false, Ordering::Relaxed);
+        self.flush()
+    }
+
+    /// Lets the kernel do its part of delivering requests, if it waits for that.
+    pub(super) fn poke(&self) {
+        let mut ring = self.ring.lock();
+        if ring.submission().taskrun() {
+            // Whatever goes wrong here shows in the next submission.
+            let _ = ring.submit();
+        }
+    }
+
+    /// Whether completions wait.
+    pub(super) fn has_completions(&self) -> bool {
+        if !self.early.lock().is_empty() {
+            return true;
+        }
+        let mut ring = self.ring.lock();
+        let mut completions = ring.completion();
+        completions.sync();
+        !completions.is_empty()
+    }
+
+    /// The next completed command: entry and result. The entry's memory is then this side's.
+    pub(super) fn completion(&self) -> Option<(u16, i32)> {
+        let early = self.early.lock().pop_front();
+        let (data, result) = early.or_else(|| self.next_completion())?;
+        let index = data as u16;
+        if let Some(entry) = self.entries.lock().get_mut(usize::from(index)) {
+            entry.with_kernel = false;
+        }
+        Some((index, result))
+    }
+
+    /// Reads where a request lies in its entry. A malformed one still tells how to answer it.
+    pub(super) fn arrived(&self, index: u16) -> Result<Arrived, (Arrived, DecodeError)> {
+        let bad = |arrived, error| Err((arrived, error));
+        let empty = Arrived { index, commit_id: 0, header: InHeader::default(), op_len: 0, payload_len: 0 };
+        let Some(area) = self.area(index) else { return bad(empty, DecodeError::Truncated) };
+        let (header, entry) = (area.header(), area.entry());
+        let mut arrived = Arrived { commit_id: entry.commit_id, header, ..empty };
+        let (len, payload_len) = (header.len as usize, entry.payload_sz as usize);
+        let Some(op_len) = len.checked_sub(size_of::<InHeader>() + payload_len) else {
+            return bad(arrived, DecodeError::BadLength);
+        };
+        if op_len > OP_IN_LEN || payload_len > area.payload_len() {
+            return bad(arrived, DecodeError::BadLength);
+        }
+        (arrived.op_len, arrived.payload_len) = (op_len, payload_len);
+        Ok(arrived)
+    }
+
+    /// Copies a request into contiguous memory of [`Arrived::len`] bytes, as the device would have delivered it.
+    pub(super) fn copy(&self, arrived: &Arrived, into: &mut [u8]) {
+        let Some(area) = self.area(arrived.index) else { return };
+        let (header, rest) = into.split_at_mut(size_of::<InHeader>());
+        // What was checked, not what is in memory now.
+        header.copy_from_slice(arrived.header.as_bytes());
+        let (op_in, payload) = rest.split_at_mut(arrived.op_len);
+        area.op_in(op_in);
+        area.payload(&mut payload[..arrived.payload_len]);
+    }
+
+    /// The duty to answer a request.
+    pub(super) fn ticket(self: &Arc<Self>, arrived: &Arrived) -> Ticket {
+        let mut op_in = [0; OP_IN_LEN];
+        if let Some(area) = self.area(arrived.index) {
+            area.op_in(&mut op_in[..arrived.op_len]);
+        }
+        let Arrived { index, commit_id, header, .. } = *arrived;
+        let limit = reply_limit(header.opcode, &op_in[..arrived.op_len]);
+        let one_way = Opcode::from_code(header.opcode).is_some_and(Opcode::is_one_way);
+        let answered = AtomicBool::new(false);
+        Ticket { queue: self.clone(), index, commit_id, unique: header.unique, limit, one_way, answered }
+    }
+
+    fn commit(
+        &self,
+        index: u16,
+        commit_id: u64,
+        header: &OutHeader,
+        parts: &[IoSlice<'_>],
+    ) -> io::Result<()> {
+        let Some(area) = self.area(index) else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut at = 0;
+        for part in parts {
+            area.set_payload(at, part);
+            at += part.len();
+        }
+        area.set_reply(header, at);
+        if let Some(entry) = self.entries.lock().get_mut(usize::from(index)) {
+            entry.with_kernel = true;
+        }
+        self.push(&command(&self.device, URING_CMD_COMMIT_AND_FETCH, self.qid, commit_id, None, index))?;
+        if self.batching.load(Ordering::Relaxed) { Ok(()) } else { self.flush() }
+    }
+
+    /// Waits until the kernel has let go of all entries, for at most `patience`. To be called on the serving thread
+    /// after the connection has ended.
+    pub(super) fn reap(&self, patience: Duration) {
+        let started = Instant::now();
+        let _ = self.flush();
+        while self.with_kernel() > 0 && started.elapsed() < patience {
+            while self.completion().is_some() {}
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn with_kernel(&self) -> usize {
+        self.entries.lock().iter().filter(|entry| entry.with_kernel).count()
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let held = self.with_kernel();
+        if held > 0 {
+            // The kernel may still write there: rather lose the memory.
+            tracing::debug!(qid = self.qid, held, "entries were still the kernel's");
+            std::mem::forget(std::mem::take(&mut *self.entries.lock()));
+        }
+    }
+}
+
+impl Arrived {
+    pub(super) fn unique(&self) -> u64 {
+        self.header.unique
+    }
+
+    /// Bytes of the request.
+    pub(super) fn len(&self) -> usize {
+        size_of::<InHeader>() + self.op_len + self.payload_len
+    }
+}
+
+/// The right and duty to answer one request. Dropped without an answer it answers `EIO`, so that an entry is never lost.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    queue: Arc<Queue>,
+    index: u16,
+    commit_id: u64,
+    unique: u64,
+    limit: usize,
+    one_way: bool,
+    answered: AtomicBool,
+}
+
+impl Ticket {
+    /// Answers. A reply that is too large is refused, as the device would, and can be replaced by another.
+    pub(crate) fn send(&self, error: i32, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let room = self.queue.area(self.index).map_or(0, |area| area.payload_len());
+        if len > room.min(self.limit) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        if self.answered.swap(true, Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        let header = OutHeader { len: (size_of::<OutHeader>() + len) as u32, error, unique: self.unique };
+        self.queue.commit(self.index, self.commit_id, &header, parts)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !*self.answered.get_mut() {
+            let error = if self.one_way { 0 } else { -libc::EIO };
+            // The connection may have ended, then nobody waits.
+            let _ = self.send(error, &[]);
+        }
+    }
+}
+
+/// Largest reply that the caller of a request has room for.
+fn reply_limit(opcode: u32, op_in: &[u8]) -> usize {
+    match Opcode::from_code(opcode) {
+        Some(Opcode::Read | Opcode::Readdir | Opcode::Readdirplus) => {
+            ReadIn::read_from(op_in).map_or(0, |arg| arg.size as usize)
+        }
+        Some(Opcode::Getxattr | Opcode::Listxattr) => GetxattrIn::read_from(op_in)
+            .map_or(0, |arg| (arg.size as usize).max(size_of::<abi::GetxattrOut>())),
+        // The kernel checks the rest.
+        _ => usize::MAX,
+    }
+}
+
+/// Builds a submission. Written byte by byte after `struct io_uring_sqe`, since the crate has no setter for `addr` and
+/// `len` of such a command.
+fn command(
+    device: &OwnedFd,
+    operation: u32,
+    qid: u16,
+    commit_id: u64,
+    ranges: Option<u64>,
+    index: u16,
+) -> squeue::Entry128 {
+    const URING_CMD: u8 = 46;
+    let mut sqe = [0; 128];
+    sqe[0] = URING_CMD;
+    sqe[4..8].copy_from_slice(&device.as_raw_fd().to_ne_bytes());
+    sqe[8..12].copy_from_slice(&operation.to_ne_bytes());
+    if let Some(ranges) = ranges {
+        sqe[16..24].copy_from_slice(&ranges.to_ne_bytes());
+        sqe[24..28].copy_from_slice(&2u32.to_ne_bytes());
+    }
+    sqe[32..40].copy_from_slice(&u64::from(index).to_ne_bytes());
+    let request = UringCmdReq { flags: 0, commit_id, qid, padding: [0; 6] };
+    sqe[48..48 + size_of::<UringCmdReq>()].copy_from_slice(request.as_bytes());
+    // SAFETY: Entry128 is a repr(C) struct of 128 bytes that consists of integers, the kernel's `io_uring_sqe`.
+    unsafe { std::mem::transmute::<[u8; 128], squeue::Entry128>(sqe) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_limited_to_what_the_caller_has_room_for() {
+        let read = ReadIn { size: 4096, ..Default::default() };
+        assert_eq!(reply_limit(Opcode::Read.code(), read.as_bytes()), 4096);
+        assert_eq!(reply_limit(Opcode::Read.code(), &[]), 0);
+        let size = GetxattrIn { size: 0, padding: 0 };
+        assert_eq!(reply_limit(Opcode::Getxattr.code(), size.as_bytes()), 8);
+    }
+}

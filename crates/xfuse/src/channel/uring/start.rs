@@ -1,0 +1,163 @@
+//! Bringing the queues of a connection up, or back down to classic while that is still possible.
+//!
+//! Rings are made before INIT is answered, since what they need may be missing. After INIT, one entry is registered in
+//! every queue. The kernel begins when the last queue has one; until then it holds back all requests. If a queue fails,
+//! a registration that cannot be right makes the kernel return to classic and let the requests go.
+
+use super::queue::Queue;
+use crate::init::Negotiated;
+use rustix::fd::OwnedFd;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+/// Most entries of a queue.
+const MAX_DEPTH: u16 = 64;
+/// Smallest payload the kernel accepts.
+const MIN_PAYLOAD: usize = 8192;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread with a queue, which does what it is told: a queue belongs to the thread that registers its entries.
+pub(crate) struct Worker {
+    pub(crate) queue: Arc<Queue>,
+    jobs: mpsc::Sender<Job>,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Runs something on the thread, after what it was told before. The thread ends when the worker is dropped.
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        // A thread that has ended drops the job, which its result channel tells.
+        let _ = self.jobs.send(Box::new(job));
+    }
+
+    fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Queue) -> T + Send + 'static) -> Option<T> {
+        let (answer, result) = mpsc::sync_channel(1);
+        let queue = self.queue.clone();
+        self.run(move || {
+            let _ = answer.send(question(&queue));
+        });
+        result.recv().ok()
+    }
+}
+
+/// CPUs that the kernel has queues for.
+pub(crate) fn possible_cpus() -> io::Result<u16> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    parse_cpus(&text).ok_or_else(|| io::Error::other("cannot read the list of possible CPUs"))
+}
+
+/// Number of CPUs in a list like `0-3,8`.
+fn parse_cpus(text: &str) -> Option<u16> {
+    let mut count = 0u16;
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+    }
+    Some(count)
+}
+
+/// Makes a thread with a ring for every queue. Nothing of the connection has changed if this fails.
+pub(crate) fn prepare(device: &Arc<OwnedFd>, depth: u16) -> Result<Vec<Worker>, String> {
+    let depth = depth.clamp(1, MAX_DEPTH);
+    let count = possible_cpus().map_err(|error| error.to_string())?;
+    (0..count).map(|qid| worker(device, qid, depth)).collect()
+}
+
+fn worker(device: &Arc<OwnedFd>, qid: u16, depth: u16) -> Result<Worker, String> {
+    let (jobs, inbox) = mpsc::channel::<Job>();
+    let (made, result) = mpsc::sync_channel(1);
+    let device = device.clone();
+    let main = move || {
+        pin(qid);
+        let _ = made.send(Queue::new(device, qid, depth));
+        while let Ok(job) = inbox.recv() {
+            job();
+        }
+    };
+    let thread = std::thread::Builder::new().name(format!("fuse-q{qid}")).spawn(main);
+    let thread = thread.map_err(|error| format!("thread of queue {qid}: {error}"))?;
+    let queue = result.recv().map_err(|_| format!("thread of queue {qid} ended"))?;
+    let queue = queue.map_err(|error| format!("io_uring for queue {qid}: {error}"))?;
+    Ok(Worker { queue, jobs, thread })
+}
+
+/// To the queue's CPU, if it is there and allowed; the thread then serves it from elsewhere.
+fn pin(qid: u16) {
+    let mut set = CpuSet::new();
+    if usize::from(qid) < CpuSet::MAX_CPU {
+        set.set(usize::from(qid));
+        if let Err(error) = sched_setaffinity(None, &set) {
+            tracing::debug!(qid, %error, "the thread of a queue is not on its CPU");
+        }
+    }
+}
+
+/// Registers the entries. After an error the connection is a classic one. `fault` makes the last queue fail, for tests.
+pub(crate) fn register(
+    workers: &[Worker],
+    negotiated: &Negotiated,
+    depth: u16,
+    fault: bool,
+) -> Result<(), String> {
+    let pages = negotiated.max_pages as usize * crate::init::PAGE_SIZE as usize;
+    let payload = MIN_PAYLOAD.max(negotiated.max_write as usize).max(pages);
+    let mut failed = None;
+    for (index, worker) in workers.iter().enumerate() {
+        if fault && index + 1 == workers.len() {
+            failed = Some("a test wants it to fail".to_owned());
+            break;
+        }
+        let result = worker.ask(move |queue| queue.register(payload));
+        let error = match result {
+            Some(Ok(())) => continue,
+            Some(Err(error)) => error.to_string(),
+            None => "its thread ended".to_owned(),
+        };
+        failed = Some(format!("registering with queue {}: {error}", worker.queue.qid()));
+        break;
+    }
+    let Some(reason) = failed else {
+        for worker in workers {
+            worker.run({
+                let queue = worker.queue.clone();
+                move || more_entries(&queue, payload, depth)
+            });
+        }
+        return Ok(());
+    };
+    let revoked = workers.first().and_then(|worker| worker.ask(Queue::revoke));
+    if !matches!(revoked, Some(Ok(()))) {
+        tracing::error!(?revoked, "the kernel may not have returned to the classic transport");
+    }
+    Err(reason)
+}
+
+/// Fewer entries than wanted are enough.
+fn more_entries(queue: &Queue, payload: usize, depth: u16) {
+    for have in 1..depth.min(MAX_DEPTH) {
+        if let Err(error) = queue.register(payload) {
+            tracing::warn!(qid = queue.qid(), have, %error, "a queue has fewer entries than wanted");
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists_are_counted() {
+        assert_eq!(parse_cpus("0-1\n"), Some(2));
+        assert_eq!(parse_cpus("0"), Some(1));
+        assert_eq!(parse_cpus("0-3,8,10-11"), Some(7));
+        for bad in ["", "a", "3-1", "0-65535"] {
+            assert_eq!(parse_cpus(bad), None, "{bad}");
+        }
+        assert!(possible_cpus().unwrap() > 0);
+    }
+}

@@ -1,0 +1,97 @@
+//! Which channel of a connection spins.
+//!
+//! All channels share the kernel's list of requests, and whoever watches the device is woken for each request, at the
+//! cost of the caller. So while one channel gets its requests by spinning, the others stop watching. They look again
+//! every few milliseconds and go back to watching as soon as the spinning channel has stopped polling, so that a
+//! handler that keeps its thread busy delays others by no more than that, and an idle connection has no timers.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+const NOBODY: usize = usize::MAX;
+/// How often a channel that does not watch looks whether the spinning one still polls.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The place of the spinning channel.
+#[derive(Debug)]
+pub(crate) struct Hot {
+    holder: AtomicUsize,
+    /// Counts the holder's polls, so that its absence shows.
+    beat: AtomicU64,
+    left: Notify,
+}
+
+impl Default for Hot {
+    fn default() -> Self {
+        Hot { holder: AtomicUsize::new(NOBODY), beat: AtomicU64::new(0), left: Notify::new() }
+    }
+}
+
+impl Hot {
+    /// Takes the place, or confirms having it.
+    pub(crate) fn take(&self, channel: usize) -> bool {
+        let free = self.holder.compare_exchange(NOBODY, channel, Relaxed, Relaxed);
+        let mine = free.is_ok() || free == Err(channel);
+        if mine {
+            self.beat.fetch_add(1, Relaxed);
+        }
+        mine
+    }
+
+    /// Leaves the place, if `channel` has it: there is work for more than one.
+    pub(crate) fn leave(&self, channel: usize) {
+        if self.holder.load(Relaxed) == channel
+            && self.holder.compare_exchange(channel, NOBODY, Relaxed, Relaxed).is_ok()
+        {
+            self.left.notify_waiters();
+        }
+    }
+
+    /// Whether another channel spins.
+    pub(crate) fn is_other(&self, channel: usize) -> bool {
+        let holder = self.holder.load(Relaxed);
+        holder != NOBODY && holder != channel
+    }
+
+    /// Waits while another channel spins.
+    pub(crate) async fn while_other(&self, channel: usize) {
+        while self.is_other(channel) {
+            let (holder, beat) = (self.holder.load(Relaxed), self.beat.load(Relaxed));
+            let left = self.left.notified();
+            if !self.is_other(channel) {
+                return;
+            }
+            if tokio::time::timeout(LOOK_AGAIN, left).await.is_err() && self.beat.load(Relaxed) == beat {
+                self.leave(holder);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn others_wait_while_one_polls_and_no_longer() {
+        let hot = Hot::default();
+        assert!(hot.take(1) && hot.take(1) && !hot.take(0));
+        assert!(hot.is_other(0) && !hot.is_other(1));
+        hot.while_other(1).await;
+        // The holder has stopped polling: its place is free after one look.
+        hot.while_other(0).await;
+        assert!(hot.take(0));
+        let polling = async {
+            for _ in 0..20 {
+                tokio::time::sleep(LOOK_AGAIN / 2).await;
+                assert!(hot.take(0));
+            }
+            hot.leave(0);
+        };
+        let started = tokio::time::Instant::now();
+        tokio::join!(polling, hot.while_other(1));
+        assert!(started.elapsed() >= 10 * LOOK_AGAIN, "waited while it polled");
+    }
+}

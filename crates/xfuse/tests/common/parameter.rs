@@ -1,0 +1,44 @@
+//! The kernel module's parameter that allows io_uring: switched on for the test program, and back at its end.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
+/// Another test program may have it meanwhile.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+static BEFORE: OnceLock<Option<String>> = OnceLock::new();
+
+extern "C" fn restore() {
+    if let Some(Some(before)) = BEFORE.get() {
+        let _ = fs::write(PARAMETER, before.trim());
+    }
+}
+
+/// Allows io_uring until the program ends; false if the kernel has none.
+pub fn enable_uring() -> bool {
+    BEFORE.get_or_init(enable).is_some()
+}
+
+/// The value before.
+fn enable() -> Option<String> {
+    if !Path::new(PARAMETER).exists() {
+        eprintln!("skipped: needs Linux 6.14 with FUSE over io_uring");
+        return None;
+    }
+    let lock = File::create(std::env::temp_dir().join("xfuse-enable-uring.lock")).unwrap();
+    let started = Instant::now();
+    while rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+        && started.elapsed() < PATIENCE
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Held until the program ends.
+    std::mem::forget(lock);
+    let before = fs::read_to_string(PARAMETER).unwrap();
+    // SAFETY: the handler only reads a static and writes a file.
+    unsafe { libc::atexit(restore) };
+    fs::write(PARAMETER, "Y").ok().map(|()| before)
+}
