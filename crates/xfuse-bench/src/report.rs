@@ -1,7 +1,7 @@
 //! What was measured, medians over it, and the files that come out.
 
 use crate::rows::{Row, Sample, Unit};
-use crate::servers::{Library, VARIANTS, Variant};
+use crate::servers::{Library, Variant};
 use crate::tables;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -154,8 +154,8 @@ impl Report {
 
     /// A library's best mode for a row.
     pub fn best(&self, head: &Head, library: Library) -> Option<(Variant, Median)> {
-        let modes = VARIANTS.iter().filter(|variant| variant.library() == library);
-        let measured = modes.filter_map(|variant| Some((*variant, self.median(&head.name, variant.name)?)));
+        let modes = Variant::all().filter(|variant| variant.library() == library);
+        let measured = modes.filter_map(|variant| Some((variant, self.median(&head.name, variant.name)?)));
         measured.min_by(|(_, a), (_, b)| {
             let order = a.value.total_cmp(&b.value);
             if head.unit.higher_is_better() { order.reverse() } else { order }
@@ -184,8 +184,8 @@ impl Report {
 
     /// Servers that have any result or error.
     pub fn servers(&self) -> Vec<Variant> {
-        let has = |variant: &&Variant| self.cells.keys().any(|(_, server)| *server == variant.name);
-        VARIANTS.iter().filter(has).copied().collect()
+        let has = |variant: &Variant| self.cells.keys().any(|(_, server)| *server == variant.name);
+        Variant::all().filter(has).collect()
     }
 
     /// Quiet turns and all turns.
@@ -265,12 +265,12 @@ pub mod tests {
     #[test]
     fn busy_rounds_count_only_without_quiet_ones() {
         let mut report = empty();
-        put(&mut report, "row", Unit::Us, "xfuse", 50.0, false);
-        put(&mut report, "row", Unit::Us, "xfuse", 70.0, false);
-        let median = report.median("row", "xfuse").unwrap();
+        put(&mut report, "row", Unit::Us, "xfuse-1", 50.0, false);
+        put(&mut report, "row", Unit::Us, "xfuse-1", 70.0, false);
+        let median = report.median("row", "xfuse-1").unwrap();
         assert_eq!((median.value, median.quiet), (60.0, false));
-        put(&mut report, "row", Unit::Us, "xfuse", 9.0, true);
-        let median = report.median("row", "xfuse").unwrap();
+        put(&mut report, "row", Unit::Us, "xfuse-1", 9.0, true);
+        let median = report.median("row", "xfuse-1").unwrap();
         assert_eq!((median.value, median.quiet), (9.0, true));
     }
 

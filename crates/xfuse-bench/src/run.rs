@@ -142,7 +142,7 @@ fn chosen(names: &[String]) -> Result<Vec<Variant>, String> {
     if names.is_empty() {
         return Ok(VARIANTS.to_vec());
     }
-    let known = || VARIANTS.iter().map(|variant| variant.name).collect::<Vec<_>>().join(", ");
+    let known = || Variant::all().map(|variant| variant.name).collect::<Vec<_>>().join(", ");
     names
         .iter()
         .map(|name| Variant::find(name).ok_or_else(|| format!("no server {name}; there are {}", known())))

@@ -264,17 +264,17 @@ mod tests {
     #[test]
     fn a_report_shows_ratios_goals_and_failures() {
         let mut report = empty();
-        for (server, latency, rate) in [("xfuse", 10.0, 300.0), ("libfuse-s", 20.0, 100.0)] {
+        for (server, latency, rate) in [("uring", 10.0, 300.0), ("libfuse-s", 20.0, 100.0)] {
             put(&mut report, "B1 other CPU: fstat", Unit::Us, server, latency, true);
             put(&mut report, "B2 create x1", Unit::OpsPerSecond, server, rate, true);
         }
         report.baseline(PIPE_SAME, Unit::Us, true, Err("no pipes left".into()));
         let text = markdown(&report);
         assert!(
-            text.contains("| 10.00 (xfuse) | 20.00 (libfuse-s) | failed | failed | **2.00** |"),
+            text.contains("| 10.00 (uring) | 20.00 (libfuse-s) | failed | failed | **2.00** |"),
             "{text}"
         );
-        assert!(text.contains("| 300 (xfuse) | 100 (libfuse-s) | failed | failed | **3.00** |"), "{text}");
+        assert!(text.contains("| 300 (uring) | 100 (libfuse-s) | failed | failed | **3.00** |"), "{text}");
         assert!(
             text.contains("| fstat, other CPU, over libfuse blocking | 0.4 | 0.50 | **missed** |"),
             "{text}"

@@ -62,10 +62,24 @@ enum Kind {
     BackendRs { threads: usize },
 }
 
-/// All servers. A further mode is one more line.
+/// Points between the ends of the mix; only measured when asked for by name.
+pub const MORE_VARIANTS: &[Variant] = &[
+    Variant { name: "xfuse-a25", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.25)) },
+    Variant { name: "xfuse-a50", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.5)) },
+    Variant { name: "xfuse-a75", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.75)) },
+    Variant { name: "uring-a25", kind: Kind::Xfuse(Settings::URING.mix(0.25)) },
+    Variant { name: "uring-a50", kind: Kind::Xfuse(Settings::URING.mix(0.5)) },
+    Variant { name: "uring-a75", kind: Kind::Xfuse(Settings::URING.mix(0.75)) },
+];
+
+/// All servers of an ordinary run. A further mode is one more line.
 pub const VARIANTS: &[Variant] = &[
-    Variant { name: "xfuse-1", kind: Kind::Xfuse(Settings { channels: 1 }) },
-    Variant { name: "xfuse", kind: Kind::Xfuse(Settings { channels: 0 }) },
+    Variant { name: "xfuse-1", kind: Kind::Xfuse(Settings::CLASSIC.channels(1)) },
+    Variant { name: "xfuse-n", kind: Kind::Xfuse(Settings::CLASSIC) },
+    Variant { name: "xfuse-spin", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.0)) },
+    Variant { name: "uring", kind: Kind::Xfuse(Settings::URING) },
+    Variant { name: "uring-spin", kind: Kind::Xfuse(Settings::URING.mix(0.0)) },
+    Variant { name: "xfuse-auto", kind: Kind::Xfuse(Settings::AUTO) },
     Variant { name: "libfuse-s", kind: Kind::Libfuse { threads: 1, options: Options::Plain } },
     Variant { name: "libfuse-mt", kind: Kind::Libfuse { threads: 0, options: Options::Plain } },
     Variant { name: "libfuse-clone", kind: Kind::Libfuse { threads: 0, options: Options::CloneFd } },
@@ -77,8 +91,13 @@ pub const VARIANTS: &[Variant] = &[
 ];
 
 impl Variant {
+    /// All there are.
+    pub fn all() -> impl Iterator<Item = Self> {
+        VARIANTS.iter().chain(MORE_VARIANTS).copied()
+    }
+
     pub fn find(name: &str) -> Option<Self> {
-        VARIANTS.iter().find(|variant| variant.name == name).copied()
+        Self::all().find(|variant| variant.name == name)
     }
 
     pub fn library(&self) -> Library {
@@ -103,8 +122,8 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_every_library_is_there() {
-        for variant in VARIANTS {
-            assert_eq!(VARIANTS.iter().filter(|other| other.name == variant.name).count(), 1, "{variant:?}");
+        for variant in Variant::all() {
+            assert_eq!(Variant::all().filter(|other| other.name == variant.name).count(), 1, "{variant:?}");
         }
         for library in Library::PEERS.into_iter().chain([Library::Xfuse]) {
             assert!(VARIANTS.iter().any(|variant| variant.library() == library), "{library:?}");

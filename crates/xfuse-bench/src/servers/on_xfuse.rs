@@ -6,14 +6,39 @@ use std::path::Path;
 use std::time::Duration;
 use xfuse::request::*;
 use xfuse::{
-    Attr, Context, Created, Data, Entry, Errno, Filesystem, InitConfig, Opened, Session, Written, abi,
+    Attr, Context, Created, Data, Entry, Errno, Filesystem, InitConfig, Mix, Opened, Session, Transport,
+    WaitPolicy, Written, abi,
 };
 
 /// What distinguishes one xfuse server from another.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
+    transport: Transport,
     /// Channels of the classic transport; 0 is xfuse's default.
-    pub channels: usize,
+    channels: usize,
+    mix: Mix,
+    /// Share of one CPU that spinning may use; negative is xfuse's default.
+    budget: f64,
+}
+
+impl Settings {
+    /// Classic channels that only block.
+    pub const CLASSIC: Settings =
+        Settings { transport: Transport::Classic, channels: 0, mix: Mix::FUSE, budget: -1.0 };
+    /// io_uring queues that only block.
+    pub const URING: Settings = Settings { transport: Transport::Uring, ..Settings::CLASSIC };
+    /// Everything chosen by xfuse itself.
+    pub const AUTO: Settings = Settings { transport: Transport::Auto, mix: Mix::Auto, ..Settings::CLASSIC };
+
+    /// So many classic channels.
+    pub const fn channels(self, channels: usize) -> Self {
+        Settings { channels, ..self }
+    }
+
+    /// This share of requests obtained by blocking at once, the others by spinning, for which a whole CPU may be used.
+    pub const fn mix(self, fuse: f64) -> Self {
+        Settings { mix: Mix::Fixed(fuse), budget: 1.0, ..self }
+    }
 }
 
 /// Serves until unmounted.
@@ -35,7 +60,23 @@ pub fn serve<B: Backend>(
     if settings.channels > 0 {
         builder = builder.channels(settings.channels);
     }
-    builder.mount(mountpoint).map_err(|error| error.to_string())?.wait();
+    let mut policy = WaitPolicy { mix: settings.mix, ..WaitPolicy::default() };
+    if settings.budget >= 0.0 {
+        policy.cpu_budget = settings.budget;
+    }
+    let session = builder
+        .transport(settings.transport)
+        .wait(policy)
+        .mount(mountpoint)
+        .map_err(|error| error.to_string())?;
+    // A fallback would be measured under the wrong name.
+    let used = session.transport();
+    if let (Transport::Uring, Some(reason)) = (settings.transport, &used.fallback) {
+        let reason = format!("{} instead of uring: {reason}", used.transport);
+        let _ = session.abort();
+        return Err(reason);
+    }
+    session.wait();
     Ok(())
 }
 
