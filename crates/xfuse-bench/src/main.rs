@@ -11,6 +11,7 @@ mod rows;
 mod run;
 mod servers;
 mod tables;
+mod uring;
 mod watchdog;
 
 use clap::{Parser, Subcommand};

@@ -5,6 +5,7 @@ use crate::cpu::{self, Pair, Ticks};
 use crate::report::{About, Report};
 use crate::rows::{self, Plan, Section};
 use crate::servers::{self, Running, Setup, VARIANTS, Variant};
+use crate::uring;
 use crate::watchdog::Watchdog;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use std::path::Path;
@@ -22,13 +23,14 @@ const FOREIGN: f64 = 0.1;
 pub fn run(options: &Options) -> Result<(), String> {
     let started = Instant::now();
     let setup = prepare(&options.dir)?;
-    let mut plan = plan(options, &setup)?;
+    let plan = plan(options, &setup)?;
     let variants = chosen(&options.servers)?;
     let sections = filtered(rows::sections(&plan), options.rows.as_deref());
     let baselines = options.rows.as_ref().is_none_or(|part| "B0".contains(part.as_str()));
     if sections.is_empty() && !baselines {
         return Err("no row has a name like that".into());
     }
+    let _uring = uring::Enabled::ask();
     let mut report = Report::new(about(&plan));
     let watchdog = Watchdog::start();
     let mut longest = Duration::ZERO;
@@ -39,7 +41,6 @@ pub fn run(options: &Options) -> Result<(), String> {
             break;
         }
         let idle = wait_for_quiet(options.quick);
-        plan.alone = alone(&plan)?;
         if baselines {
             eprintln!("round {}: baselines", round + 1);
             for (name, unit, result) in rows::run_baselines(&plan, &setup.mountpoint) {
@@ -90,7 +91,7 @@ fn take_turn(
             {
                 eprintln!("  {}: {error}", row.name);
                 // A server that is gone fails the rest at once, instead of with each row's own confusion.
-                dead = server.is_gone().then(|| format!("server gone after {}: {error}", row.name));
+                dead = server.end_said().map(|said| format!("the server has ended: {said}"));
             }
             report.add(row, variant, result);
         }
@@ -117,13 +118,6 @@ fn wait_for_quiet(quick: bool) -> f64 {
     }
 }
 
-fn alone(plan: &Plan) -> Result<[f64; 2], String> {
-    let client = rows::compute_alone(plan.cpus.client, plan.long_moment)?;
-    let other = plan.cpus.other.map_or(Ok(client), |cpu| rows::compute_alone(cpu, plan.long_moment))?;
-    // Noise only ever slows it down.
-    Ok([client.max(plan.alone[0]), other.max(plan.alone[1])])
-}
-
 fn plan(options: &Options, setup: &Setup) -> Result<Plan, String> {
     let quick = options.quick;
     Ok(Plan {
@@ -134,7 +128,6 @@ fn plan(options: &Options, setup: &Setup) -> Result<Plan, String> {
         brief: quick,
         cpus: Pair::choose()?,
         backing: setup.backing.clone(),
-        alone: [0.0; 2],
     })
 }
 

@@ -7,7 +7,6 @@ mod passthrough;
 mod rates;
 
 pub use baseline::{EchoArgs, PIPE_SAME, echo, run as run_baselines};
-pub use rates::compute_alone;
 
 use crate::cpu::Pair;
 use crate::servers::{Files, Running};
@@ -31,8 +30,6 @@ pub struct Plan {
     pub cpus: Pair,
     /// The tmpfs tree that servers pass through.
     pub backing: PathBuf,
-    /// Steps per second of the computing neighbour when nothing else runs, on the client's and the other CPU.
-    pub alone: [f64; 2],
 }
 
 /// What a row's value is.
@@ -269,7 +266,6 @@ mod tests {
             brief: false,
             cpus: Pair { client: 0, other: Some(1) },
             backing: PathBuf::new(),
-            alone: [0.0; 2],
         }
     }
 

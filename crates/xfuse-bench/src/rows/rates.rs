@@ -85,17 +85,10 @@ fn compute<T>(cpu: usize, meanwhile: impl FnOnce() -> T) -> Result<(f64, T), Str
     })
 }
 
-/// The neighbour's speed when nothing else runs.
-///
-/// # Errors
-/// When it cannot be pinned.
-pub fn compute_alone(cpu: usize, span: Duration) -> Result<f64, String> {
-    compute(cpu, || std::thread::sleep(span)).map(|(rate, ())| rate)
-}
-
 pub fn neighbour(on_other: bool, server: &Running<'_>, plan: &Plan) -> Result<Sample, String> {
     let cpu = if on_other { plan.cpus.other.ok_or("needs two CPUs")? } else { plan.cpus.client };
-    let alone = plan.alone[usize::from(on_other)];
+    // Right before, so that a busy machine spoils both or neither; the server is idle meanwhile.
+    let (alone, ()) = compute(cpu, || std::thread::sleep(plan.long_moment / 2))?;
     let (rate, latencies) = compute(cpu, || {
         cpu::on_cpu(Some(plan.cpus.client), || {
             let mut client = Client::open(server)?;

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(10);
 /// How long a server may take to end after its unmount.
 const END: Duration = Duration::from_secs(3);
+/// How long after a failure a server may take to end and say why.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Arguments of a server process.
 #[derive(clap::Args, Debug)]
@@ -139,7 +141,7 @@ impl<'a> Running<'a> {
         let _watch = self.watch(START);
         rustix::fs::stat(&self.setup.mountpoint)
             .map(drop)
-            .map_err(|error| format!("{error}: {}", self.said()))
+            .map_err(|error| self.end_said().unwrap_or_else(|| error.to_string()))
     }
 
     fn said(&self) -> String {
@@ -162,8 +164,20 @@ impl<'a> Running<'a> {
         Pid::from_child(&self.child)
     }
 
+    /// What the process said, if it has ended or is about to.
+    pub fn end_said(&self) -> Option<String> {
+        let deadline = Instant::now() + LAST_WORDS;
+        while !self.is_gone() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Some(self.said())
+    }
+
     /// Whether the process has ended; it stays a zombie, so that its id stays its own.
-    pub fn is_gone(&self) -> bool {
+    fn is_gone(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
         stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
     }
