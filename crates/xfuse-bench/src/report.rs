@@ -32,10 +32,11 @@ struct Cell {
     errors: Vec<String>,
 }
 
-/// How busy the machine was around one turn of a server.
+/// How busy the machine was around one section of a server's turn.
 #[derive(Debug, Serialize)]
-struct Turn {
+struct Around {
     server: &'static str,
+    section: &'static str,
     idle_before: f64,
     used_by_others: f64,
     quiet: bool,
@@ -73,8 +74,8 @@ pub struct Report {
     pub rounds: u32,
     pub heads: Vec<Head>,
     cells: BTreeMap<(String, &'static str), Cell>,
-    turns: Vec<Turn>,
-    /// Row names of the turn that is under way, whose quietness is not known yet.
+    around: Vec<Around>,
+    /// Row names of the section that is under way, whose quietness is not known yet.
     open: Vec<String>,
 }
 
@@ -87,7 +88,7 @@ impl Report {
             rounds: 0,
             heads: Vec::new(),
             cells: BTreeMap::new(),
-            turns: Vec::new(),
+            around: Vec::new(),
             open: Vec::new(),
         }
     }
@@ -107,7 +108,7 @@ impl Report {
         }
     }
 
-    /// One measurement of the turn under way.
+    /// One measurement of the section under way.
     pub fn add(&mut self, row: &Row, server: Variant, result: Result<Sample, String>) {
         let cell = self.cell(&row.name, row.unit, server.name);
         match result {
@@ -119,15 +120,22 @@ impl Report {
         }
     }
 
-    /// Ends a turn: only now is known how busy the machine was.
-    pub fn end_turn(&mut self, server: Variant, idle_before: f64, used_by_others: f64, quiet: bool) {
+    /// Ends a section: only now is known how busy the machine was.
+    pub fn end_section(
+        &mut self,
+        server: Variant,
+        section: &'static str,
+        idle_before: f64,
+        used_by_others: f64,
+        quiet: bool,
+    ) {
         for name in std::mem::take(&mut self.open) {
             let cell = self.cells.get_mut(&(name, server.name));
             if let Some(last) = cell.and_then(|cell| cell.samples.last_mut()) {
                 last.quiet = quiet;
             }
         }
-        self.turns.push(Turn { server: server.name, idle_before, used_by_others, quiet });
+        self.around.push(Around { server: server.name, section, idle_before, used_by_others, quiet });
     }
 
     /// Medians of a row, over quiet rounds if there are any.
@@ -154,7 +162,12 @@ impl Report {
 
     /// A library's best mode for a row.
     pub fn best(&self, head: &Head, library: Library) -> Option<(Variant, Median)> {
-        let modes = Variant::all().filter(|variant| variant.library() == library);
+        self.best_of(head, |variant| variant.library() == library)
+    }
+
+    /// The best of some modes for a row.
+    pub fn best_of(&self, head: &Head, wanted: impl Fn(&Variant) -> bool) -> Option<(Variant, Median)> {
+        let modes = Variant::all().filter(wanted);
         let measured = modes.filter_map(|variant| Some((variant, self.median(&head.name, variant.name)?)));
         measured.min_by(|(_, a), (_, b)| {
             let order = a.value.total_cmp(&b.value);
@@ -188,9 +201,9 @@ impl Report {
         Variant::all().filter(has).collect()
     }
 
-    /// Quiet turns and all turns.
-    pub fn quiet_turns(&self) -> (usize, usize) {
-        (self.turns.iter().filter(|turn| turn.quiet).count(), self.turns.len())
+    /// Quiet sections and all sections of all turns.
+    pub fn quiet_sections(&self) -> (usize, usize) {
+        (self.around.iter().filter(|around| around.quiet).count(), self.around.len())
     }
 
     /// Writes `table.md`, `results.json` and `plot.png` into `dir`, and prints the table.
@@ -223,7 +236,7 @@ impl Report {
             rows.push(serde_json::json!({ "row": head.name, "unit": head.unit.name(), "servers": servers }));
         }
         let all = serde_json::json!({
-            "about": self.about, "rounds": self.rounds, "turns": self.turns, "rows": rows,
+            "about": self.about, "rounds": self.rounds, "sections": self.around, "rows": rows,
         });
         serde_json::to_string_pretty(&all).map_err(|error| error.to_string())
     }
@@ -253,13 +266,13 @@ pub mod tests {
         })
     }
 
-    /// Adds a measured value as `take_turn` would.
+    /// Adds a measured value as a section would.
     pub fn put(report: &mut Report, row: &str, unit: Unit, server: &str, value: f64, quiet: bool) {
         let server = Variant::find(server).unwrap();
         let sample = Sample { value, server_cpu: Some(1.0), client_cpu: Some(1.0), ..Sample::default() };
         report.cell(row, unit, server.name).samples.push(Taken { quiet: false, sample });
         report.open.push(row.to_owned());
-        report.end_turn(server, 1.0, 0.0, quiet);
+        report.end_section(server, "section", 1.0, 0.0, quiet);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A turn counts as quiet if this share of the machine was idle before it,
+/// A section counts as quiet if this share of the machine was idle before it,
 const QUIET: f64 = 0.9;
 /// and others used no more than this share of it meanwhile.
 const FOREIGN: f64 = 0.1;
@@ -30,9 +30,9 @@ pub fn run(options: &Options) -> Result<(), String> {
     if sections.is_empty() && !baselines {
         return Err("no row has a name like that".into());
     }
-    let _uring = uring::Enabled::ask();
+    let _uring = variants.iter().any(Variant::pins_itself).then(uring::Enabled::ask);
     let mut report = Report::new(about(&plan));
-    let watchdog = Watchdog::start();
+    let stage = Stage { setup: &setup, plan: &plan, watchdog: Watchdog::start() };
     let mut longest = Duration::ZERO;
     for round in 0..options.rounds() {
         let round_started = Instant::now();
@@ -50,7 +50,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         for turn in 0..variants.len() {
             let variant = variants[(turn + round as usize) % variants.len()];
             eprintln!("round {}: {}", round + 1, variant.name);
-            take_turn(variant, &sections, &setup, &plan, &watchdog, options.quick, &mut report);
+            take_turn(variant, &sections, &stage, &mut report);
         }
         longest = longest.max(round_started.elapsed());
         report.rounds += 1;
@@ -58,52 +58,54 @@ pub fn run(options: &Options) -> Result<(), String> {
     report.write(&options.results)
 }
 
-fn take_turn(
-    variant: Variant,
-    sections: &[Section],
-    setup: &Setup,
-    plan: &Plan,
-    watchdog: &Watchdog,
-    quick: bool,
-    report: &mut Report,
-) {
-    let idle = wait_for_quiet(quick);
-    let (ticks, own) = (Ticks::now(), cpu::own_time());
-    let mut served = Duration::ZERO;
+/// What a turn needs.
+struct Stage<'a> {
+    setup: &'a Setup,
+    plan: &'a Plan,
+    watchdog: Watchdog,
+}
+
+fn take_turn(variant: Variant, sections: &[Section], stage: &Stage<'_>, report: &mut Report) {
+    let mut idle = wait_for_quiet(stage.plan.brief);
     for section in sections.iter().filter(|section| variant.is_for(section.files)) {
-        let server = section.cpu.map_err(str::to_owned).and_then(|cpu| {
-            let server = Running::start(variant, section.files, cpu, setup, watchdog)?;
-            rows::prepare(section, &server, plan)?;
-            Ok(server)
-        });
-        let mut dead = server.as_ref().err().cloned();
-        if let Some(error) = &dead {
-            eprintln!("  {}: {error}", section.title);
-        }
-        for row in &section.rows {
-            let result = match (&server, &dead) {
-                (Ok(server), None) => rows::measure(row, server, plan),
-                (_, Some(error)) => Err(error.clone()),
-                (Err(error), None) => Err(error.clone()),
-            };
-            if let (Ok(server), Err(error)) = (&server, &result)
-                && dead.is_none()
-            {
-                eprintln!("  {}: {error}", row.name);
-                // A server that is gone fails the rest at once, instead of with each row's own confusion.
-                dead = server.end_said().map(|said| format!("the server has ended: {said}"));
-            }
-            report.add(row, variant, result);
-        }
-        if let Ok(server) = &server {
-            served += server.cpu_time();
-        }
+        let (ticks, own) = (Ticks::now(), cpu::own_time());
+        let served = run_section(variant, section, stage, report);
+        let now = Ticks::now();
+        let accounted = (cpu::own_time() - own) + served;
+        let others = now.busy_time(&ticks).saturating_sub(accounted).as_secs_f64();
+        let foreign = others / now.whole_time(&ticks).as_secs_f64().max(0.01);
+        report.end_section(variant, section.title, idle, foreign, idle >= QUIET && foreign <= FOREIGN);
+        idle = cpu::idle_share(Duration::from_millis(100));
     }
-    let now = Ticks::now();
-    let accounted = (cpu::own_time() - own) + served;
-    let others = now.busy_time(&ticks).saturating_sub(accounted).as_secs_f64();
-    let foreign = others / now.whole_time(&ticks).as_secs_f64().max(0.01);
-    report.end_turn(variant, idle, foreign, idle >= QUIET && foreign <= FOREIGN);
+}
+
+/// Measures all rows of a section; returns the CPU time that the server used.
+fn run_section(variant: Variant, section: &Section, stage: &Stage<'_>, report: &mut Report) -> Duration {
+    let Stage { setup, plan, watchdog } = stage;
+    let server = section.cpu.map_err(str::to_owned).and_then(|cpu| {
+        let server = Running::start(variant, section.files, cpu, setup, watchdog)?;
+        rows::prepare(section, &server, plan)?;
+        Ok(server)
+    });
+    let server = match server {
+        Ok(server) => server,
+        Err(error) => {
+            eprintln!("  {}: {error}", section.title);
+            section.rows.iter().for_each(|row| report.add(row, variant, Err(error.clone())));
+            return Duration::ZERO;
+        }
+    };
+    let mut dead: Option<String> = None;
+    for row in &section.rows {
+        let result = dead.clone().map_or_else(|| rows::measure(row, &server, plan), Err);
+        if let (Err(error), None) = (&result, &dead) {
+            eprintln!("  {}: {error}", row.name);
+            // A server that is gone fails the rest at once, instead of with each row's own confusion.
+            dead = server.end_said().map(|said| format!("the server has ended: {said}"));
+        }
+        report.add(row, variant, result);
+    }
+    server.cpu_time()
 }
 
 /// Waits for a quiet moment, but not for long; returns the share of the machine that is idle.

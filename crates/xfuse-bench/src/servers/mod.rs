@@ -67,9 +67,9 @@ pub const MORE_VARIANTS: &[Variant] = &[
     Variant { name: "xfuse-a25", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.25)) },
     Variant { name: "xfuse-a50", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.5)) },
     Variant { name: "xfuse-a75", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.75)) },
-    Variant { name: "uring-a25", kind: Kind::Xfuse(Settings::URING.mix(0.25)) },
-    Variant { name: "uring-a50", kind: Kind::Xfuse(Settings::URING.mix(0.5)) },
-    Variant { name: "uring-a75", kind: Kind::Xfuse(Settings::URING.mix(0.75)) },
+    Variant { name: "xfuse-uring-a25", kind: Kind::Xfuse(Settings::URING.mix(0.25)) },
+    Variant { name: "xfuse-uring-a50", kind: Kind::Xfuse(Settings::URING.mix(0.5)) },
+    Variant { name: "xfuse-uring-a75", kind: Kind::Xfuse(Settings::URING.mix(0.75)) },
 ];
 
 /// All servers of an ordinary run. A further mode is one more line.
@@ -77,8 +77,8 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "xfuse-1", kind: Kind::Xfuse(Settings::CLASSIC.channels(1)) },
     Variant { name: "xfuse-n", kind: Kind::Xfuse(Settings::CLASSIC) },
     Variant { name: "xfuse-spin", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.0)) },
-    Variant { name: "uring", kind: Kind::Xfuse(Settings::URING) },
-    Variant { name: "uring-spin", kind: Kind::Xfuse(Settings::URING.mix(0.0)) },
+    Variant { name: "xfuse-uring", kind: Kind::Xfuse(Settings::URING) },
+    Variant { name: "xfuse-uring-spin", kind: Kind::Xfuse(Settings::URING.mix(0.0)) },
     Variant { name: "xfuse-auto", kind: Kind::Xfuse(Settings::AUTO) },
     Variant { name: "libfuse-s", kind: Kind::Libfuse { threads: 1, options: Options::Plain } },
     Variant { name: "libfuse-mt", kind: Kind::Libfuse { threads: 0, options: Options::Plain } },
@@ -107,6 +107,11 @@ impl Variant {
             Kind::Fuser { .. } => Library::Fuser,
             Kind::BackendRs { .. } => Library::BackendRs,
         }
+    }
+
+    /// Whether its threads choose their CPUs themselves, whatever the row asks for.
+    pub fn pins_itself(&self) -> bool {
+        matches!(self.kind, Kind::Xfuse(settings) if settings.is_uring())
     }
 
     /// Whether this mode differs from another one only for the file system given.

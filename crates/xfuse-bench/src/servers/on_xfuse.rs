@@ -30,6 +30,11 @@ impl Settings {
     /// Everything chosen by xfuse itself.
     pub const AUTO: Settings = Settings { transport: Transport::Auto, mix: Mix::Auto, ..Settings::CLASSIC };
 
+    /// Whether io_uring is asked for.
+    pub fn is_uring(&self) -> bool {
+        self.transport == Transport::Uring
+    }
+
     /// So many classic channels.
     pub const fn channels(self, channels: usize) -> Self {
         Settings { channels, ..self }
