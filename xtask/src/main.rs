@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test | tidy | bench`.
+//! Developer commands: `cargo xtask test | tidy | bench | xfuse-bench`.
 
 mod tidy;
 
@@ -10,7 +10,8 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   test    everything CI runs: packages, formatting, lints, tidy, unit tests, tests on real mounts
   tidy    rules over sources and crate dependencies
-  bench   compare with MooseFS and the local disk (arguments follow; `--help` lists them)";
+  bench   compare with MooseFS and the local disk (arguments follow; `--help` lists them)
+  xfuse-bench   compare xfuse with libfuse, fuser and fuse-backend-rs (likewise)";
 
 /// Debian packages that tests use, with a file that shows that they are there.
 const PACKAGES: &[(&str, &str)] = &[
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Some("test") => test(&args[1..]),
         Some("tidy") => tidy::run(),
         Some("bench") => bench(&args[1..]),
+        Some("xfuse-bench") => xfuse_bench(&args[1..]),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -101,4 +103,18 @@ fn bench(args: &[String]) -> Result<(), String> {
     install(BENCH_PACKAGES)?;
     cargo(&["build", "--release", "-p", "valor", "-p", "valor-bench"])?;
     cargo(&[&["run", "--release", "-p", "valor-bench", "--"], &refs(args)[..]].concat())
+}
+
+/// What the libfuse server is built with, and the plot's font.
+const XFUSE_BENCH_PACKAGES: &[(&str, &str)] = &[
+    ("libfuse3-dev", "/usr/include/fuse3/fuse_lowlevel.h"),
+    ("pkg-config", "/usr/bin/pkg-config"),
+    ("gcc", "/usr/bin/cc"),
+    ("libc6-dev", "/usr/include/stdio.h"),
+    ("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
+];
+
+fn xfuse_bench(args: &[String]) -> Result<(), String> {
+    install(XFUSE_BENCH_PACKAGES)?;
+    cargo(&[&["run", "--release", "-p", "xfuse-bench", "--"], &refs(args)[..]].concat())
 }

@@ -36,6 +36,7 @@ const ENV_EXEMPT: &[&str] = &[
     "crates/xfuse/",
     "crates/bench/",
     "crates/sim/",
+    "crates/xfuse-bench/",
     "xtask/",
 ];
 

@@ -1,0 +1,41 @@
+//! One row on one server of each library, end to end.
+
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn every_library_serves() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        eprintln!("skipped: needs root and /dev/fuse");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_xfuse-bench"))
+        .args(["--quick", "--rounds", "1", "--files", "80"])
+        .args(["--rows", "x1", "--servers", "xfuse-1,fuser-1,fbrs-1,libfuse-s"])
+        .arg("--dir")
+        .arg(dir.path().join("run"))
+        .arg("--results")
+        .arg(dir.path().join("results"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let read = |name: &str| std::fs::read(dir.path().join("results").join(name)).unwrap();
+    let results: serde_json::Value = serde_json::from_slice(&read("results.json")).unwrap();
+    let rows = results["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 13);
+    // Its program may not be built: then it is reported as failed, which is checked just so.
+    let libfuse = Command::new("pkg-config").args(["--exists", "fuse3"]).status().is_ok_and(|s| s.success());
+    for row in rows {
+        for (server, present) in
+            [("xfuse-1", true), ("fuser-1", true), ("fbrs-1", true), ("libfuse-s", libfuse)]
+        {
+            let cell = &row["servers"][server];
+            let (samples, errors) = (cell["samples"].as_array().unwrap(), cell["errors"].as_array().unwrap());
+            assert_eq!((samples.len(), errors.len()), (usize::from(present), usize::from(!present)), "{row}");
+        }
+    }
+    assert!(read("plot.png").starts_with(b"\x89PNG"));
+    assert!(String::from_utf8_lossy(&read("table.md")).contains("## Goals"));
+}
