@@ -52,11 +52,12 @@ fn test(filter: &[String]) -> Result<(), String> {
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
     step("tidy", tidy::run)?;
     step("unit and component tests", || {
-        cargo(&[&["test", "--workspace", "--exclude", "valor"], &refs(filter)[..]].concat())
+        cargo(&[&["test", "--workspace", "--exclude", "valor"], &refs(filter)[..]].concat())?;
+        cargo(&[&["test", "--workspace", "--bin", "valor"], &refs(filter)[..]].concat())
     })?;
     // Tests on real mounts move hundreds of megabytes: they run optimised, as users do.
     step("tests of the whole system", || {
-        cargo(&[&["test", "--release", "-p", "valor"], &refs(filter)[..]].concat())
+        cargo(&[&["test", "--release", "-p", "valor", "--test", "*"], &refs(filter)[..]].concat())
     })
 }
 
