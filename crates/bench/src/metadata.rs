@@ -1,7 +1,7 @@
 //! Metadata rows: create, stat, list and unlink small files, by one or several processes.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -59,9 +59,15 @@ pub fn measure(step: Step, dir: &Path, processes: u32, files: u32) -> Result<f64
             .arg(dir.join(number.to_string()))
             .arg(each.to_string())
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| error.to_string())?;
         children.push(child);
+    }
+    for child in &mut children {
+        // Loading the program, from a disk whose cache was dropped, is not what is measured.
+        let stdout = child.stdout.as_mut().ok_or("no output")?;
+        stdout.read_exact(&mut [0]).map_err(|error| format!("a worker did not start: {error}"))?;
     }
     let started = Instant::now();
     for child in &mut children {
@@ -82,6 +88,7 @@ pub fn measure(step: Step, dir: &Path, processes: u32, files: u32) -> Result<f64
 /// # Errors
 /// The first failed call.
 pub fn worker(args: &WorkerArgs) -> Result<(), String> {
+    std::io::stdout().write_all(b"\n").map_err(|error| error.to_string())?;
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).map_err(|error| error.to_string())?;
     let name = |number: u32| args.dir.join(format!("file-{number:06}"));
     let result = match args.step {
