@@ -58,8 +58,8 @@ fn a_lost_disk_takes_only_its_own_targets_along() {
         "--replicas",
         "3",
     ]);
+    wait_until("all targets to be known", || nodes(&cluster).len() == 3);
     let nodes = nodes(&cluster);
-    assert_eq!(nodes.len(), 3);
     wait_until("all targets to serve", || {
         nodes.iter().all(|node| {
             let states = targets(&cluster, *node);

@@ -20,7 +20,8 @@ fn chains(cluster: &Cluster) -> Vec<(u64, String, String)> {
 }
 
 fn all_serve(cluster: &Cluster) -> bool {
-    chains(cluster).iter().all(|(_, _, status)| status == "SERVING")
+    // At first all targets count as serving; they are when their servers have said so.
+    chains(cluster).iter().all(|(_, targets, status)| status == "SERVING" && !targets.contains("-Off"))
 }
 
 fn versions(cluster: &Cluster) -> Vec<u64> {

@@ -28,7 +28,9 @@ fn all_targets(cluster: &Cluster, check: impl Fn(&Value) -> bool) -> bool {
 fn a_node_is_drained() {
     let mut random = Random::new("plan_chains");
     let mut cluster = Cluster::start(&["--storage-nodes", "3", "--replicas", "2"]);
-    let serving = |target: &Value| target["PublicState"] == "Serving";
+    let serving = |target: &Value| {
+        target["PublicState"] == "Serving" && target["LocalState"] == "Uptodate" && target["NodeId"].is_u64()
+    };
     wait_until("all targets to serve", || all_targets(&cluster, serving));
     let files: Vec<(String, Vec<u8>)> =
         (0..8).map(|n| (format!("file-{n}"), random.bytes(2 << 20))).collect();
