@@ -399,7 +399,7 @@ impl Session {
         &self.transport
     }
 
-    /// Makes a queue of io_uring fail with its next request, for tests of what follows.
+    /// Makes the queues of io_uring fail, for tests of what follows.
     #[doc(hidden)]
     pub fn break_queues(&self) {
         self.queues.iter().filter_map(Weak::upgrade).for_each(|queue| queue.break_it());
