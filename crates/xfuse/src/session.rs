@@ -220,7 +220,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             notify: notify.clone(),
             inflight: lanes.iter().map(|lane| lane.inflight.clone()).collect(),
         });
-        let (finish, ended) = Finish::new(lanes.len(), self.drain_timeout, path.clone());
+        let (finish, ended) = Finish::new(lanes.len(), uring, self.drain_timeout, path.clone());
         let finish = Arc::new(finish);
         let mut threads = Vec::new();
         let queues = workers.iter().map(|worker| Arc::downgrade(&worker.queue)).collect();
@@ -399,7 +399,7 @@ impl Session {
         &self.transport
     }
 
-    /// Makes a queue of io_uring fail with its next request, for tests of what follows.
+    /// Makes the queues of io_uring fail, for tests of what follows.
     #[doc(hidden)]
     pub fn break_queues(&self) {
         self.queues.iter().filter_map(Weak::upgrade).for_each(|queue| queue.break_it());

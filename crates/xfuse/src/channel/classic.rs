@@ -163,9 +163,15 @@ impl Channel<'_> {
             other => Some(other),
         });
         Ok(match spun {
-            Spun::Expired => None,
+            Spun::Expired => {
+                if self.waited_in_row < ALONE {
+                    self.state.hot.leave(self.index);
+                }
+                None
+            }
             Spun::Hit(step) => match step? {
                 Step::Request(len) => {
+                    self.state.hot.hit(self.index);
                     self.waiter.obtained(episode, 1);
                     Some(Some(len))
                 }
@@ -211,9 +217,9 @@ impl Channel<'_> {
                     self.waiter.woken(episode, blocked);
                     self.waiter.obtained(episode, 1);
                     self.waited_in_row += 1;
-                    if self.waited_in_row >= ALONE {
+                    if self.waited_in_row >= ALONE && self.state.hot.take(self.index) {
                         // The others would only be woken in vain.
-                        self.state.hot.take(self.index);
+                        self.state.hot.settle(self.index);
                     }
                     return Ok(Some(len));
                 }

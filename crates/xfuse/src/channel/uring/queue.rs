@@ -14,6 +14,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Times a submission that the kernel has no room for is tried again.
 const SUBMIT_TRIES: u32 = 1000;
@@ -33,6 +34,8 @@ pub(crate) struct Queue {
     batching: AtomicBool,
     /// A submission has failed: the kernel will not see a reply, so the connection must end.
     broken: AtomicBool,
+    /// Tells the serving task.
+    failed: Notify,
 }
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
@@ -79,6 +82,7 @@ impl Queue {
             early: Mutex::default(),
             batching: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            failed: Notify::new(),
         }))
     }
 
@@ -95,8 +99,15 @@ impl Queue {
         self.broken.load(Ordering::Relaxed)
     }
 
+    /// Ends the service of this queue, and with it the connection.
     pub(crate) fn break_it(&self) {
         self.broken.store(true, Ordering::Relaxed);
+        self.failed.notify_one();
+    }
+
+    /// Completes when the queue is broken.
+    pub(super) async fn failed(&self) {
+        self.failed.notified().await;
     }
 
     fn area(&self, index: u16) -> Option<Arc<Area>> {
@@ -166,7 +177,7 @@ impl Queue {
     pub(crate) fn flush(&self) -> io::Result<()> {
         let result = self.submit_all();
         if result.is_err() {
-            self.broken.store(true, Ordering::Relaxed);
+            self.break_it();
         }
         result
     }
@@ -295,7 +306,8 @@ impl Queue {
         if let Some(entry) = self.entries.lock().get_mut(usize::from(index)) {
             entry.with_kernel = true;
         }
-        self.push(&command(&self.device, URING_CMD_COMMIT_AND_FETCH, self.qid, commit_id, None, index))?;
+        self.push(&command(&self.device, URING_CMD_COMMIT_AND_FETCH, self.qid, commit_id, None, index))
+            .inspect_err(|_| self.break_it())?;
         if self.batching.load(Ordering::Relaxed) { Ok(()) } else { self.flush() }
     }
 
