@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 use valor_client::join_all;
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::status::code;
 use valor_protocol::storage::methods;
 use valor_protocol::storage::{
@@ -133,7 +134,7 @@ impl Storage {
                 self.refresh_wanted.notify_one();
             }
         })?;
-        let plan = match self.compare(&open, remote.metas, chain, &config) {
+        let mut plan = match self.compare(&open, remote.metas, chain, &config) {
             Ok(plan) => plan,
             Err(status) => {
                 let req = OfflineTargetReq { target_id: successor_id(&target), force: true };
@@ -144,6 +145,9 @@ impl Storage {
         };
         // The comparison is worth something only if no update ran under another chain version meanwhile.
         self.lookup(chain, false)?;
+        if broken(Mutation::FillIncompletely) {
+            plan.todo.truncate(plan.todo.len() / 2);
+        }
         let count = plan.todo.len();
         tracing::info!(chain = %chain.chain_id, chain_ver = %chain.chain_ver, count, equal = plan.skipped, "filling successor");
         let remaining = Remaining::new(self, count);
