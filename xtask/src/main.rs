@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test | tidy | bench | xfuse-bench`.
+//! Developer commands: `cargo xtask test | tidy | sim | bench | xfuse-bench`.
 
 mod tidy;
 
@@ -10,6 +10,8 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   test    everything CI runs: packages, formatting, lints, tidy, unit tests, tests on real mounts
   tidy    rules over sources and crate dependencies
+  sim     whole clusters from seeds: [--seeds COUNT] [--minutes MINUTES] [--seed FIRST], or
+          `sim run SEED [--print] [--log FILTER]` for one, or `sim mutations [--seeds COUNT]` (docs/testing.md)
   bench   compare with MooseFS and the local disk (arguments follow; `--help` lists them)
   xfuse-bench   compare xfuse with libfuse, fuser and fuse-backend-rs (likewise)";
 
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match args.first().map(String::as_str) {
         Some("test") => test(&args[1..]),
         Some("tidy") => tidy::run(),
+        Some("sim") => sim(&args[1..]),
         Some("bench") => bench(&args[1..]),
         Some("xfuse-bench") => xfuse_bench(&args[1..]),
         _ => Err(USAGE.to_owned()),
@@ -89,6 +92,17 @@ fn cargo(args: &[&str]) -> Result<(), String> {
 fn run(command: &mut Command) -> Result<(), String> {
     let status = command.status().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}")) }
+}
+
+/// Runs seeds of the simulator, fresh ones unless told otherwise; failing ones are printed.
+fn sim(args: &[String]) -> Result<(), String> {
+    let args = refs(args);
+    let base = ["run", "--release", "--quiet", "-p", "valor-sim"];
+    match args.first() {
+        Some(&"mutations") => cargo(&[&base[..], &["--features", "mutation", "--"], &args].concat()),
+        Some(&"run") => cargo(&[&base[..], &["--"], &args].concat()),
+        _ => cargo(&[&base[..], &["--", "sweep"], &args].concat()),
+    }
 }
 
 /// Programs that the benchmark drives.

@@ -8,6 +8,7 @@
 pub mod buffer;
 pub mod disk;
 pub mod metrics;
+pub mod mutation;
 pub mod net;
 mod real;
 pub mod request_id;

@@ -9,6 +9,7 @@ use metrics::counter;
 use tokio::time::Instant;
 use valor_config::Live;
 use valor_env::Env;
+use valor_env::mutation::{Mutation, broken};
 use valor_kv::Database;
 use valor_protocol::NodeId;
 use valor_protocol::status::code;
@@ -202,7 +203,8 @@ async fn attempt<O: Operation>(cx: &Cx<'_>, operation: &mut O) -> Result<O::Rsp>
     if operation.read_only() {
         return operation.run(cx, &mut tx).await;
     }
-    let Some((client, request)) = operation.idempotency(&cx.config) else {
+    let remembered = operation.idempotency(&cx.config).filter(|_| !broken(Mutation::ForgetRemovals));
+    let Some((client, request)) = remembered else {
         let rsp = operation.run(cx, &mut tx).await?;
         tx.commit().await?;
         return Ok(rsp);

@@ -1,6 +1,6 @@
 //! Sessions whose clients are gone (`src/meta/components/SessionManager.cc`). Only the first server looks for them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use valor_protocol::meta::{CloseReq, ReqBase, SessionInfo};
@@ -51,11 +51,12 @@ async fn live_clients(core: &Core, now: UtcTime) -> std::result::Result<HashSet<
 struct PruneList;
 
 impl Work for PruneList {
-    type Output = HashSet<Uuid>;
+    /// Sessions to be pruned, and when that was asked for.
+    type Output = HashMap<Uuid, UtcTime>;
 
-    async fn run(&mut self, _: &Cx<'_>, tx: &mut Tx) -> Result<HashSet<Uuid>> {
+    async fn run(&mut self, _: &Cx<'_>, tx: &mut Tx) -> Result<Self::Output> {
         let records = prune_list(tx, MAX_PRUNE).await?;
-        Ok(records.into_iter().map(|record| record.session_id).collect())
+        Ok(records.into_iter().map(|record| (record.session_id, record.timestamp)).collect())
     }
 }
 
@@ -101,7 +102,7 @@ pub(crate) async fn scan(meta: &Arc<Meta>) -> Result<usize> {
         let dead: Vec<FileSession> = sessions
             .iter()
             .filter(|session| {
-                prune.remove(&session.session_id)
+                prune.remove(&session.session_id).is_some()
                     || (!live.contains(&session.client_id.uuid) && session.timestamp.0 + YOUNG <= now.0)
             })
             .cloned()
@@ -113,10 +114,12 @@ pub(crate) async fn scan(meta: &Arc<Meta>) -> Result<usize> {
             _ => break,
         }
     }
-    // What is left to prune has no session: it was closed after all, or never came into being.
+    // What is left to prune has no session: it was closed after all, or never came into being. An open that is still on
+    // its way would make it after all, and nobody would end it: so the wish is kept for a while.
     let done: Vec<FileSession> = prune
         .into_iter()
-        .map(|session_id| FileSession { inode_id: PRUNE_INODE, session_id, ..FileSession::default() })
+        .filter(|(_, asked)| asked.0 + YOUNG <= now.0)
+        .map(|(session_id, _)| FileSession { inode_id: PRUNE_INODE, session_id, ..FileSession::default() })
         .collect();
     for batch in done.chunks(PRUNE_BATCH) {
         core.transact(Delete { sessions: batch }).await?;

@@ -6,6 +6,7 @@ mod client;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -126,6 +127,8 @@ pub struct Cluster {
     pub admin: SimClient,
     /// Clients.
     pub clients: Vec<SimClient>,
+    /// Storage processes that have ended.
+    pub ends: Arc<AtomicU64>,
 }
 
 impl Cluster {
@@ -140,7 +143,7 @@ impl Cluster {
             .chain((0..shape.storage).map(|index| (Kind::Storage, STORAGE + index)));
         let nodes = kinds.map(|(kind, host)| Node::new(kind, host, &net, rng.next())).collect();
         let admin = SimClient::start(Machine::new(ADMIN, "admin", &net, rng.next()));
-        let mut cluster = Self { trace, net, shape, nodes, admin, clients: Vec::new() };
+        let mut cluster = Self { trace, net, shape, nodes, admin, clients: Vec::new(), ends: Arc::default() };
         for index in 0..cluster.nodes.len() {
             if cluster.nodes[index].kind != Kind::Meta {
                 cluster.boot(index);
@@ -171,6 +174,7 @@ impl Cluster {
     /// Ends a node's process as `kill -9` does: what it wrote stays in the page cache.
     pub fn kill(&mut self, index: usize) {
         self.trace.event(format_args!("kill {}", self.nodes[index].machine.name));
+        self.count_end(index);
         self.nodes[index].end(&self.net, End::Closed);
         self.nodes[index].machine.disk.restart();
     }
@@ -178,11 +182,18 @@ impl Cluster {
     /// Takes a node's power: what was not synced is lost or torn.
     pub fn cut_power(&mut self, index: usize, keep: f64) {
         self.trace.event(format_args!("power of {} cut, {keep} kept", self.nodes[index].machine.name));
+        self.count_end(index);
         let node = &mut self.nodes[index];
         node.end(&self.net, End::Silent);
         node.machine.disk.lose_power(keep);
         let (env, _) = node.machine.next_life();
         node.kv.lose_power(&env);
+    }
+
+    fn count_end(&self, index: usize) {
+        if self.nodes[index].kind == Kind::Storage {
+            self.ends.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether a node's process was started.

@@ -175,9 +175,8 @@ impl Faults {
                 cluster.nodes[index].machine.disk.set_latency(Duration::from_millis(2));
             }
             Later::Restart(index) => {
-                if cluster.is_up(index) {
-                    cluster.kill(index);
-                }
+                // A new disk in the sense that it does not fail any more.
+                cluster.kill(index);
                 cluster.boot(index);
             }
         }

@@ -8,16 +8,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use valor_env::mutation::Mutation;
 use valor_sim::{Options, Outcome, run};
 
-const USAGE: &str = "usage: valor-sim run SEED [--print] [--log FILTER] [--calm]
-       valor-sim sweep [--seed FIRST] [--seeds COUNT] [--minutes MINUTES] [--jobs JOBS]";
+const USAGE: &str = "usage: valor-sim run SEED [--print] [--log FILTER] [--calm] [--short] [--mutation NAME]
+       valor-sim sweep [--seed FIRST] [--seeds COUNT] [--minutes MINUTES] [--jobs JOBS]
+       valor-sim mutations [--seed FIRST] [--seeds COUNT]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some("run") => run_one(&args[1..]),
         Some("sweep") => sweep(&args[1..]),
+        Some("mutations") => mutations(&args[1..]),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -53,10 +56,72 @@ fn run_one(args: &[String]) -> Result<bool, String> {
             .with_ansi(false)
             .init();
     }
+    if let Some(name) = value(args, "--mutation") {
+        break_rule(name)?;
+    }
     let begun = Instant::now();
-    let outcome = run(seed, Options { print: has("--print"), calm: has("--calm") });
+    let outcome = run(seed, Options { print: has("--print"), calm: has("--calm"), short: has("--short") });
     print(&outcome, begun.elapsed());
     Ok(outcome.violations.is_empty())
+}
+
+#[cfg(feature = "mutation")]
+fn break_rule(name: &str) -> Result<(), String> {
+    let mutation = Mutation::ALL.iter().find(|mutation| mutation.name() == name);
+    valor_env::mutation::set(Some(*mutation.ok_or_else(|| format!("no mutation {name}"))?));
+    Ok(())
+}
+
+#[cfg(not(feature = "mutation"))]
+fn break_rule(_: &str) -> Result<(), String> {
+    Err("built without the feature `mutation`".to_owned())
+}
+
+/// For each broken rule, the first seeds that notice it: a row of the table in `docs/testing.md`.
+fn mutations(args: &[String]) -> Result<bool, String> {
+    break_rule(Mutation::ALL[0].name())?;
+    let first = number(args, "--seed", 1)?;
+    let seeds = number(args, "--seeds", 50)?;
+    let exe = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut all = true;
+    for mutation in Mutation::ALL.iter().filter(|m| value(args, "--only").is_none_or(|only| only == m.name()))
+    {
+        let (next, caught) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let enough =
+                            caught.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len() >= 3;
+                        if index >= seeds || enough {
+                            return;
+                        }
+                        let seed = (first + index).to_string();
+                        let run =
+                            Command::new(&exe).args(["run", &seed, "--mutation", mutation.name()]).output();
+                        let Ok(output) = run else { return };
+                        if !output.status.success() {
+                            let text = String::from_utf8_lossy(&output.stdout);
+                            let why = text.lines().nth(1).unwrap_or("died").trim().to_owned();
+                            let mut caught = caught.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                            caught.push((first + index, why));
+                        }
+                    }
+                });
+            }
+        });
+        let mut caught = caught.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        caught.sort();
+        let ran = next.into_inner().min(seeds);
+        let found: Vec<String> = caught.iter().map(|(seed, _)| seed.to_string()).collect();
+        println!("| `{}` | {} | {ran} |", mutation.name(), found.join(", "));
+        if let Some((_, why)) = caught.first() {
+            println!("    {}", why.chars().take(200).collect::<String>());
+        }
+        all &= !caught.is_empty();
+    }
+    Ok(all)
 }
 
 /// Simulated time since the runtime's start, as log lines show it.

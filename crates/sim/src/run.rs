@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::check::{Verdict, chains, metadata, replicas};
+use crate::check::{Verdict, chains, metadata, probes, replicas};
 use crate::cluster::{Cluster, Shape};
 use crate::faults::Faults;
 use crate::rng::Rng;
@@ -14,7 +14,7 @@ use crate::trace::Trace;
 use crate::work::{Hand, Shared, chunks, files};
 
 /// How long faults go on.
-const TROUBLE: Duration = Duration::from_secs(40);
+const TROUBLE: Duration = Duration::from_secs(30);
 /// How long clients may take to end what they are at once everything works again.
 const DRAIN: Duration = Duration::from_secs(120);
 /// How long chains may take to be whole again.
@@ -31,6 +31,8 @@ pub struct Options {
     pub print: bool,
     /// Without faults.
     pub calm: bool,
+    /// A quarter of the time.
+    pub short: bool,
 }
 
 /// What came of a run.
@@ -96,7 +98,7 @@ async fn scenario(
     let registers = Arc::new(chunks::registers(shape.chains, 1 + rng.index(4) as u8));
     let mut chunk_tasks = Vec::new();
     let mut file_tasks = Vec::new();
-    let (reads, pause) = (*rng.pick(&[0.3, 0.5, 0.7]), *rng.pick(&[5, 30, 100]));
+    let (reads, pause) = (*rng.pick(&[0.3, 0.5, 0.7]), *rng.pick(&[10, 30, 100]));
     for (index, client) in (0..).zip(&cluster.clients) {
         for worker in 0..1 + rng.index(3) as u32 {
             let worker = chunks::Worker {
@@ -105,6 +107,7 @@ async fn scenario(
                 registers: Arc::clone(&registers),
                 history: Arc::clone(&history),
                 hand: Arc::clone(hand),
+                ends: Arc::clone(&cluster.ends),
                 verdict: verdict.clone(),
                 rng: rng.fork(),
                 pause,
@@ -125,10 +128,11 @@ async fn scenario(
         );
         file_tasks.push(tokio::spawn(worker.run()));
     }
+    let trouble = if options.short { TROUBLE / 4 } else { TROUBLE };
     if options.calm {
-        sleep(TROUBLE).await;
+        sleep(trouble).await;
     } else {
-        Faults::new(rng.fork()).run(&mut cluster, TROUBLE).await;
+        Faults::new(rng.fork()).run(&mut cluster, trouble).await;
     }
     sleep(rng.millis(0..3000)).await;
     hand.stop();
@@ -178,6 +182,7 @@ async fn settle(
         registers: Arc::clone(registers),
         history: Arc::clone(history),
         hand: Arc::clone(hand),
+        ends: Arc::clone(&cluster.ends),
         verdict: verdict.clone(),
         rng: rng.fork(),
         pause: 0,
@@ -205,6 +210,12 @@ async fn settle(
     let chunks = replicas::check(cluster, verdict).await?;
     for chunk in everything.ownerless(&chunks) {
         verdict.violation(format!("nobody owns {chunk}"));
+    }
+    probes::old_chain_versions(cluster, registers, verdict).await;
+    if probes::damage(cluster, &chunks, rng.index(usize::from(cluster.shape.storage))) {
+        for _ in 0..4 {
+            reader.read_all().await;
+        }
     }
     let operations = history.check(verdict);
     cluster.trace.event(format_args!("{operations} operations on {} registers", registers.len()));

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::status::code;
 use valor_protocol::storage::{IOResult, MessageTag, UpdateType};
 use valor_protocol::{ChainId, ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, Uuid};
@@ -45,7 +46,7 @@ pub struct Request {
     pub length: u32,
     /// Kind.
     pub kind: UpdateType,
-    /// Which opening of the target it runs on; results of earlier ones do not count.
+    /// Which opening of the target it runs on; failures of earlier ones do not count.
     pub generation: u32,
     /// Chain version it runs under.
     pub chain_ver: ChainVersion,
@@ -119,8 +120,8 @@ impl Table {
         if entry.running {
             return refuse(code::STORAGE_CHANNEL_IS_LOCKED, "the channel's update is being worked on");
         }
-        let admission =
-            entry.last.as_ref().map_or(Admission::Run(request.update_ver), |last| last.judge(request));
+        let last = entry.last.as_ref().filter(|_| !broken(Mutation::ForgetAnsweredRequests));
+        let admission = last.map_or(Admission::Run(request.update_ver), |last| last.judge(request));
         if let Admission::Run(_) = admission {
             entry.running = true;
         }
@@ -224,7 +225,8 @@ impl Table {
 
 impl Entry {
     fn resolved(&self, seqnum: ChannelSeqNum) -> Option<&IOResult> {
-        let last = self.last.as_ref().filter(|last| last.seqnum == seqnum)?;
+        let remembered = |last: &&Last| last.seqnum == seqnum && !broken(Mutation::ForgetAnsweredRequests);
+        let last = self.last.as_ref().filter(remembered)?;
         last.result.length_info.is_ok().then_some(&last.result)
     }
 }
@@ -234,7 +236,13 @@ impl Last {
         if request.seqnum < self.seqnum {
             return refuse(code::STORAGE_CLIENT_DUPLICATE_UPDATE, "a later update of the channel was seen");
         }
-        if request.seqnum > self.seqnum || request.generation != self.generation {
+        if request.seqnum > self.seqnum {
+            return Admission::Run(request.update_ver);
+        }
+        // What succeeded before the target was opened again is part of what it was opened with.
+        let from_client = request.update_ver == ChunkVer(0);
+        let stands = from_client && self.result.length_info.is_ok();
+        if request.generation != self.generation && !stands {
             return Admission::Run(request.update_ver);
         }
         if request.request_id != self.request_id {
@@ -242,7 +250,6 @@ impl Last {
         }
         // Under another chain version a numbered update may come from a head that forgot the first one and applies it
         // again; the chunk's versions tell what is here.
-        let from_client = request.update_ver == ChunkVer(0);
         if !from_client && request.chain_ver != self.chain_ver {
             return Admission::Run(request.update_ver);
         }
@@ -415,11 +422,18 @@ mod tests {
     }
 
     #[test]
-    fn results_of_an_earlier_opening_do_not_count() {
+    fn of_an_earlier_opening_only_success_counts() {
         let mut table = Table::new(4);
-        run(&mut table, &request(5, 7), &success(3), 3);
         let mut reopened = request(5, 7);
         reopened.generation = 2;
+        run(&mut table, &request(5, 7), &success(3), 3);
+        assert_eq!(table.admit(key(1, 1), &reopened, AT), Admission::Answer(success(3)));
+        let mut forwarded = reopened;
+        forwarded.update_ver = ChunkVer(3);
+        assert_eq!(table.admit(key(1, 1), &forwarded, AT), Admission::Run(ChunkVer(3)));
+        table.release(key(1, 1));
+        run(&mut table, &request(6, 8), &failure(), 0);
+        reopened = Request { generation: 2, ..request(6, 8) };
         assert_eq!(table.admit(key(1, 1), &reopened, AT), Admission::Run(ChunkVer(0)));
         table.release(key(1, 1));
         reopened.seqnum = ChannelSeqNum(4);

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 use crate::cluster::BoxFuture;
@@ -12,6 +11,7 @@ use tokio::task::JoinHandle;
 use valor_chunk_engine::{Engine, Options, SyncMode};
 use valor_client::join_all;
 use valor_env::disk::Disk;
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::mgmtd::LocalTargetState;
 use valor_protocol::status::code;
 use valor_protocol::storage::{CreateTargetReq, Target, VersionedChainId};
@@ -132,6 +132,11 @@ impl Storage {
         let engine =
             Engine::open(self.env.disk(), &dir.join(ENGINE), self.engine_options(identity.target_id)).await;
         let engine = engine.map_err(|error| failure(error.to_string()))?;
+        if broken(Mutation::DropPendingOnRestart) {
+            for meta in engine.pending() {
+                engine.discard_pending(meta.id.as_bytes()).await.map_err(|e| failure(e.to_string()))?;
+            }
+        }
         Ok(self.keep(disk_index, dir, identity, engine))
     }
 
@@ -139,6 +144,7 @@ impl Storage {
         let config = self.config.get();
         Options {
             sync: match config.sync {
+                Sync::Always if broken(Mutation::SkipSync) => SyncMode::Process,
                 Sync::Always => SyncMode::Always,
                 Sync::Process => SyncMode::Process,
             },
@@ -156,7 +162,7 @@ impl Storage {
     ) -> LocalTarget<Arc<OpenTarget>> {
         let id = TargetId(identity.target_id);
         let maintenance = tokio::spawn(Arc::clone(&engine).maintain());
-        let store = Store { engine, used: Arc::new(AtomicU64::new(0)) };
+        let store = Store::new(engine, self.env.utc_now().0);
         let slot = Slot { identity, dir: dir.into(), disk, store, maintenance, opening: Weak::new() };
         let mut slots = self.disks.slots.lock();
         let slot = slots.entry(id).insert_entry(slot);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use valor_client::Routing;
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::mgmtd::{LocalTargetState, PublicTargetState};
 use valor_protocol::{Status, TargetId};
 
@@ -72,10 +73,18 @@ impl Storage {
                 }
                 let mut failed = Vec::new();
                 for (target, chain_ver) in effects.commit_pending {
+                    if broken(Mutation::LastsrvKeepsPending) {
+                        continue;
+                    }
                     match target.commit_all(chain_ver).await {
-                        Ok(0) => {}
-                        Ok(count) => {
-                            tracing::warn!(target = %target.id, count, %chain_ver, "committed what was pending")
+                        Ok(committed) => {
+                            for (chunk, result) in &committed {
+                                self.resolve(&target, chunk, result.update_ver, result);
+                            }
+                            let count = committed.len();
+                            if count > 0 {
+                                tracing::warn!(target = %target.id, count, %chain_ver, "committed what was pending");
+                            }
                         }
                         Err(error) => {
                             tracing::error!(target = %target.id, %error, "pending versions not committed");

@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 use valor_chunk_engine::{self as engine, Engine, EngineError, ReadOutput, Tag, UpdateKind};
 use valor_protocol::status::code;
 use valor_protocol::storage::{
-    ChecksumInfo, ChecksumType, ChunkFileId, ChunkId, ChunkMeta, ChunkMetadata, ChunkState, RecycleState,
-    UpdateType,
+    ChecksumInfo, ChecksumType, ChunkFileId, ChunkId, ChunkMeta, ChunkMetadata, ChunkState, IOResult,
+    RecycleState, UpdateType,
 };
 use valor_protocol::{ChainId, ChainVersion, ChunkVer, RequestId, Status, TargetId, UtcTime, Uuid};
 
+use crate::applied::Applied;
 use crate::dedup;
 use crate::locks::ChunkLocks;
 use crate::replica::resync;
@@ -47,7 +48,7 @@ pub struct OpenTarget {
     /// before what is here is compared with a successor's chunks.
     pub puts: tokio::sync::RwLock<()>,
     /// Chunks with a version to complete.
-    pub unfinished: Mutex<HashMap<ChunkId, Unfinished>>,
+    pub unfinished: Arc<Mutex<HashMap<ChunkId, Unfinished>>>,
     store: Store,
 }
 
@@ -58,6 +59,18 @@ pub struct Store {
     pub engine: Arc<Engine>,
     /// Bytes used, counted from time to time.
     pub used: Arc<AtomicU64>,
+    /// Chunks with a version to complete. Who asks for one again must learn what became of it under a later opening.
+    pub unfinished: Arc<Mutex<HashMap<ChunkId, Unfinished>>>,
+    /// Updates from before the process started.
+    pub applied: Arc<Applied>,
+}
+
+impl Store {
+    /// The store of an engine that was just opened.
+    pub fn new(engine: Arc<Engine>, now_us: i64) -> Store {
+        let applied = Arc::new(Applied::of(&engine, now_us));
+        Store { engine, used: Arc::default(), unfinished: Arc::default(), applied }
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -95,7 +108,7 @@ impl OpenTarget {
             dir,
             locks: Arc::default(),
             puts: tokio::sync::RwLock::default(),
-            unfinished: Mutex::default(),
+            unfinished: Arc::clone(&store.unfinished),
             store,
         })
     }
@@ -241,21 +254,37 @@ impl OpenTarget {
     /// The engine's.
     pub async fn discard(&self, chunk: &ChunkId) -> Result<(), EngineError> {
         self.unfinished.lock().remove(chunk);
+        self.store.applied.forget_pending(chunk);
         self.engine().discard_pending(chunk.as_slice()).await
     }
 
-    /// Commits everything that is pending (a last-serving target that returns); returns how many versions.
+    /// Commits everything that is pending (a last-serving target that returns); returns what it committed, as results
+    /// of the updates.
     ///
     /// # Errors
     /// The engine's, at the first failure.
-    pub async fn commit_all(&self, chain_ver: ChainVersion) -> Result<usize, EngineError> {
-        let pending = self.engine().pending();
-        for meta in &pending {
-            let Some(version) = meta.pending else { continue };
-            tracing::warn!(target = %self.id, chunk = %meta.id, version = version.version.ver, "pending version committed");
-            self.engine().commit(meta.id.as_bytes(), version.version.ver, chain_ver.0).await?;
+    pub async fn commit_all(&self, chain_ver: ChainVersion) -> Result<Vec<(ChunkId, IOResult)>, EngineError> {
+        let mut committed = Vec::new();
+        for meta in self.engine().pending() {
+            let Some(pending) = meta.pending else { continue };
+            let version = version(&pending.version);
+            tracing::warn!(target = %self.id, chunk = %meta.id, version = %version.ver, "pending version committed");
+            self.engine().commit(meta.id.as_bytes(), version.ver.0, chain_ver.0).await?;
+            let result = IOResult {
+                length_info: Ok(version.length),
+                update_ver: version.ver,
+                commit_ver: version.ver,
+                commit_chain_ver: chain_ver,
+                checksum: version.checksum,
+            };
+            committed.push((ChunkId::from_slice(meta.id.as_bytes()), result));
         }
-        Ok(pending.len())
+        Ok(committed)
+    }
+
+    /// Updates from before the process started.
+    pub fn applied(&self) -> &Applied {
+        &self.store.applied
     }
 
     /// Reads from a chunk.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 use valor_chunk_engine::{EngineError, Tag};
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::mgmtd::PublicTargetState;
 use valor_protocol::status::code;
 use valor_protocol::storage::{
@@ -17,8 +18,8 @@ use valor_protocol::{ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId
 
 use crate::dedup;
 use crate::recent::Admitted;
-use crate::replica::update::{Step, Update};
-use crate::replica::version::{Intent, Pending, in_bounds};
+use crate::replica::update::{Forwarded, Step, Update};
+use crate::replica::version::{Intent, Pending, Version, in_bounds};
 use crate::storage::{Local, Storage};
 use crate::target::{Change, OpenTarget, Unfinished, crc32c, update_status};
 
@@ -213,7 +214,18 @@ impl Storage {
             }
             local = open.local(incoming.chunk());
         }
-        let update_ver = admitted.map_or(io.update_ver, |admitted| admitted.ver);
+        let mut update_ver = admitted.map_or(io.update_ver, |admitted| admitted.ver);
+        if incoming.req.options.from_client
+            && update_ver == ChunkVer(0)
+            && let Some(ver) = open.applied().version(incoming.chunk(), &incoming.req.tag)
+        {
+            match local.committed {
+                Some(committed) if committed.ver >= ver => {
+                    return Ok((repeated(incoming, ver, &committed), ver));
+                }
+                _ => update_ver = ver,
+            }
+        }
         let mut update = Update::new(incoming.intent(update_ver), io.length);
         let first = update.begin(&local);
         let result = self.drive(&mut update, first, incoming, open).await;
@@ -243,7 +255,21 @@ impl Storage {
                         Err(status) => Step::Done(failed(status)),
                     }
                 }
-                Step::Forward(_) => update.forwarded(self.forward(incoming, update, open, true).await),
+                Step::Forward(_) if broken(Mutation::AckBeforeForward) => {
+                    let (storage, incoming, open) = (Arc::clone(self), incoming.clone(), Arc::clone(open));
+                    let (chain_ver, copy) = (incoming.chain().chain_ver, update.clone());
+                    tokio::spawn(async move { storage.forward(&incoming, &copy, &open, true).await });
+                    update.forwarded(Forwarded::Tail { chain_ver })
+                }
+                Step::Forward(_) => {
+                    let forwarded = match self.forward(incoming, update, open, true).await {
+                        Forwarded::Failed { .. } if broken(Mutation::CommitUnforwarded) => {
+                            Forwarded::Tail { chain_ver: incoming.chain().chain_ver }
+                        }
+                        other => other,
+                    };
+                    update.forwarded(forwarded)
+                }
                 Step::Commit { ver, chain_ver } => {
                     let committed = open.commit(chunk, ver, chain_ver).await;
                     let step = update.committed(committed.map_err(|failure| {
@@ -322,7 +348,7 @@ impl Storage {
     }
 
     /// A version was committed: an update that had failed with it pending succeeded after all.
-    fn resolve(&self, open: &OpenTarget, chunk: &ChunkId, ver: ChunkVer, result: &IOResult) {
+    pub(crate) fn resolve(&self, open: &OpenTarget, chunk: &ChunkId, ver: ChunkVer, result: &IOResult) {
         let unfinished = open.unfinished.lock().remove(chunk);
         if let Some(Unfinished { ver: left, update: Some((key, request)) }) = unfinished
             && left == ver
@@ -442,6 +468,18 @@ impl Storage {
         if let Err(status) = outcome {
             tracing::warn!(target = %open.id, %chunk, %status, "pending version not completed");
         }
+    }
+}
+
+/// The result of an update that was applied before the process started.
+fn repeated(incoming: &Incoming, ver: ChunkVer, committed: &Version) -> IOResult {
+    tracing::info!(chunk = %incoming.chunk(), version = %ver, "update from before the start repeated");
+    IOResult {
+        length_info: Ok(incoming.req.payload.length),
+        update_ver: ver,
+        commit_ver: ver,
+        commit_chain_ver: committed.chain_ver,
+        checksum: committed.checksum,
     }
 }
 

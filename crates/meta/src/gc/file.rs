@@ -1,5 +1,6 @@
 //! Removing a file's chunks, then its inode.
 
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::InodeId;
 use valor_protocol::meta::{IFlags, Inode};
 use valor_protocol::status::code;
@@ -48,7 +49,9 @@ impl Work for Forget {
 /// Collects a file.
 pub(super) async fn collect(collector: &Collector, task: &Task) -> Result<()> {
     let core = &collector.core;
-    if let Some(inode) = core.transact(Load { id: task.entry.data.id }).await? {
+    if let Some(inode) = core.transact(Load { id: task.entry.data.id }).await?
+        && !broken(Mutation::LeaveChunks)
+    {
         loop {
             let config = core.config.get();
             let batch = config.gc.remove_chunks_batch_size;

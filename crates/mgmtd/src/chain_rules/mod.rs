@@ -23,6 +23,7 @@ pub use admin::{
     rotate_as_preferred_order, rotate_last_srv, same_targets, shutdown_chain,
 };
 
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::mgmtd::{
     ChainInfo, ChainTargetInfo, LocalTargetState as Local, PublicTargetState as Public,
 };
@@ -106,6 +107,8 @@ impl Groups {
     fn was_out(&mut self, target: TargetState) {
         let may_fill = !self.serving.is_empty() && self.syncing.is_empty();
         let state = match target.local {
+            Local::Online if may_fill && broken(Mutation::ServeStaleReplica) => Public::Serving,
+            Local::Online if self.serving.is_empty() && broken(Mutation::OvertakeLastsrv) => Public::Serving,
             Local::Online if may_fill => Public::Syncing,
             Local::Online | Local::Uptodate => Public::Waiting,
             Local::Offline | Local::Invalid => Public::Offline,
@@ -171,7 +174,11 @@ pub fn with_targets(chain: &ChainInfo, states: &[TargetState]) -> Option<ChainIn
     let targets: Vec<ChainTargetInfo> = states.iter().map(|target| target.to_chain()).collect();
     (targets != chain.targets).then(|| ChainInfo {
         chain_id: chain.chain_id,
-        chain_version: next_version(chain.chain_version),
+        chain_version: if broken(Mutation::KeepChainVersion) {
+            chain.chain_version
+        } else {
+            next_version(chain.chain_version)
+        },
         targets,
         preferred_target_order: chain.preferred_target_order.clone(),
     })

@@ -65,12 +65,14 @@ impl Known {
     }
 }
 
-/// Unless some versions in between were missed, somebody who served before serves or is waited for.
+/// Unless some versions in between were missed, somebody who serves or is waited for served before, was waited for, or
+/// was being filled.
 fn succeeds(before: &ChainInfo, after: &ChainInfo) -> bool {
-    let holders = |chain: &ChainInfo| -> Vec<_> {
-        let holds = |state| matches!(state, PublicTargetState::Serving | PublicTargetState::Lastsrv);
-        chain.targets.iter().filter(|t| holds(t.public_state)).map(|t| t.target_id).collect()
+    use PublicTargetState::{Lastsrv, Serving, Syncing};
+    let targets = |chain: &ChainInfo, states: &[PublicTargetState]| -> Vec<_> {
+        chain.targets.iter().filter(|t| states.contains(&t.public_state)).map(|t| t.target_id).collect()
     };
-    let (old, new) = (holders(before), holders(after));
+    let old = targets(before, &[Serving, Lastsrv, Syncing]);
+    let new = targets(after, &[Serving, Lastsrv]);
     after.chain_version.0 > before.chain_version.0 + 1 || new.iter().any(|target| old.contains(target))
 }

@@ -6,6 +6,9 @@
 
 use std::collections::HashSet;
 
+/// Configurations looked at before the search is given up.
+const CONFIGURATIONS_MAX: usize = 300_000;
+
 /// What an operation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -70,15 +73,30 @@ impl Search {
         let mut stack = vec![Configuration { prefix: 0, beyond: Vec::new(), value: 0 }];
         while let Some(mut at) = stack.pop() {
             self.take_reads(&mut at);
-            if at.prefix as usize == self.ops.len() {
+            if self.is_done(&at) {
                 return Ok(());
             }
             if !self.seen.insert(at.clone()) {
                 continue;
             }
             self.deepest = self.deepest.max(at.prefix);
-            for index in self.candidates(&at) {
-                if let Action::Write(value) = self.ops[index as usize].action {
+            if self.seen.len() > CONFIGURATIONS_MAX {
+                return Err(format!(
+                    "undecided after {CONFIGURATIONS_MAX} configurations: {}",
+                    self.explain()
+                ));
+            }
+            let candidates = self.candidates(&at);
+            let is_wanted = |value| {
+                candidates.iter().any(|index| self.ops[*index as usize].action == Action::Read(value))
+            };
+            for &index in &candidates {
+                let op = &self.ops[index as usize];
+                if let Action::Write(value) = op.action {
+                    // One that need not happen helps only the reads right after it.
+                    if op.ret == u64::MAX && !is_wanted(value) {
+                        continue;
+                    }
                     let mut next = at.clone();
                     next.take(index);
                     next.value = value;
@@ -87,6 +105,13 @@ impl Search {
             }
         }
         Err(self.explain())
+    }
+
+    /// Whether nothing is left that must have happened.
+    fn is_done(&self, at: &Configuration) -> bool {
+        let rest = &self.ops[at.prefix as usize..];
+        let mut left = (at.prefix..).zip(rest);
+        left.all(|(index, op)| op.ret == u64::MAX || at.beyond.binary_search(&index).is_ok())
     }
 
     /// Operations that may come next: called before any other open operation returned.

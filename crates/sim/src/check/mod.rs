@@ -3,6 +3,7 @@
 pub mod chains;
 pub mod linear;
 pub mod metadata;
+pub mod probes;
 pub mod replicas;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -95,6 +96,8 @@ pub struct Worker {
     pub history: Arc<History>,
     /// Shared.
     pub hand: Hand,
+    /// Storage processes that have ended.
+    pub ends: Arc<AtomicU64>,
     /// Violations.
     pub verdict: Verdict,
     /// Choices.
@@ -197,9 +200,15 @@ impl Worker {
             chunk_size: CHUNK_SIZE,
             data: fill(value, register.len as usize).into(),
         };
+        let ends = self.ends.load(Ordering::Relaxed);
         let call = self.hand.tick();
         let result = self.storage.write(&op, &ROOT, &WriteOptions::default()).await;
         let ret = if result.is_ok() { self.hand.tick() } else { u64::MAX };
+        // Servers remember whom they answered in memory, and of earlier lives only the last update of each chunk: what is
+        // repeated towards a server that was started anew may be applied twice.
+        if self.ends.load(Ordering::Relaxed) != ends {
+            self.note(register, Action::Write(value), call, u64::MAX);
+        }
         self.look(register, "write", &result);
         tracing::trace!(worker = self.id, ?register, value = format_args!("{value:x}"), call, ret, "write");
         self.note(register, Action::Write(value), call, ret);

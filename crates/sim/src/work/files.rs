@@ -142,7 +142,24 @@ impl Worker {
         let session = Uuid(self.env.random_uuid());
         let flags = OpenFlags::WRONLY | OpenFlags::CREAT;
         let inode = self.meta.create(&ROOT, self.at(name), Some(session), flags, 0o644, None).await?;
-        let map = FileMap::of(&inode)?;
+        match self.write_open(name, &inode).await {
+            Ok(content) => {
+                let change = FileChange { update_length: true, ..FileChange::default() };
+                let closed = self.meta.close(&ROOT, inode.id, Some(session), change).await?;
+                self.check_length("closed", name, &closed, content.len());
+                self.state.files.insert(name.to_owned(), content);
+                Ok(())
+            }
+            Err(status) => {
+                // As a mount does: the file is closed in any case.
+                self.meta.close_later(&ROOT, inode.id, session, FileChange::default());
+                Err(status)
+            }
+        }
+    }
+
+    async fn write_open(&mut self, name: &str, inode: &Inode) -> Done<Vec<u8>> {
+        let map = FileMap::of(inode)?;
         let mut content = self.state.files.get(name).cloned().unwrap_or_default();
         for _ in 0..1 + self.rng.index(3) {
             self.state.written += 1;
@@ -163,11 +180,7 @@ impl Worker {
                 self.meta.sync(&ROOT, inode.id, change).await?;
             }
         }
-        let change = FileChange { update_length: true, ..FileChange::default() };
-        let closed = self.meta.close(&ROOT, inode.id, Some(session), change).await?;
-        self.check_length("closed", name, &closed, content.len());
-        self.state.files.insert(name.to_owned(), content);
-        Ok(())
+        Ok(content)
     }
 
     fn check_length(&self, what: &str, name: &str, inode: &Inode, expected: usize) {

@@ -1,6 +1,7 @@
 //! Which version an update gets, and whether it may be applied (`src/storage/store/ChunkReplica.cc`,
 //! `src/storage/chunk_engine/src/core/engine.rs`).
 
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::status::code;
 use valor_protocol::storage::{ChecksumInfo, UpdateType};
 use valor_protocol::{ChainVersion, ChunkVer};
@@ -149,6 +150,7 @@ fn place(chunk: &LocalChunk, ver: ChunkVer) -> Verdict {
     match chunk.pending {
         Some(pending) if ver <= pending.version.ver => Verdict::Stale(pending),
         None if ver.0 - chunk.commit_ver().0 == 1 => Verdict::Prepare(ver),
+        None if broken(Mutation::AcceptGaps) => Verdict::Prepare(ver),
         // Beyond a pending version too: the predecessor numbers the next one only after this one is committed here.
         _ => Verdict::Reject(code::STORAGE_CHUNK_MISSING_UPDATE, "an earlier update is missing"),
     }

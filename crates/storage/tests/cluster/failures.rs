@@ -297,3 +297,44 @@ async fn cut_off_replica_never_serves_old_data() {
     cluster.settle().await;
     assert_eq!(cluster.read(1, chunk(1)).await.unwrap(), pattern(2, 100));
 }
+
+/// A write is left pending at the head, which loses its place as the last one serving and returns. Meanwhile the write
+/// counts, so another one follows it; when its client repeats it, it must not be applied again.
+async fn repeated_after_the_last_serving_returns(restart: bool) {
+    let cluster = Cluster::start(2).await;
+    cluster.write(chunk(1), 0, pattern(1, 1000)).await;
+    cluster.kill(1).await;
+    let mut first = cluster.write_req(chunk(1), 0, pattern(2, 1000));
+    let lost = async {
+        eventually("the write is pending at the head", async || {
+            let metas = cluster.metas(0).await;
+            metas.iter().any(|meta| meta.update_ver != meta.commit_ver).then_some(())
+        })
+        .await;
+        if restart {
+            cluster.kill(0).await;
+        }
+        cluster.notice_all(&[0, 1]);
+    };
+    let (result, ()) = tokio::join!(cluster.send_write(0, &first), lost);
+    assert!(result.length_info.is_err(), "{result:?}");
+    if restart {
+        cluster.start_node(0).await;
+    }
+    // Whatever the first write became, this one comes after it.
+    cluster.write(chunk(1), 0, pattern(3, 1000)).await;
+    let repeated = eventually("the repeated write is answered", async || {
+        first.payload.key.v_chain_id = cluster.chain();
+        first.retry_count += 1;
+        let result = cluster.send_write(0, &first).await;
+        result.length_info.is_ok().then_some(result)
+    })
+    .await;
+    assert_eq!(repeated.update_ver, ChunkVer(2));
+    assert_eq!(cluster.read(0, chunk(1)).await.unwrap(), pattern(3, 1000));
+}
+
+#[tokio::test]
+async fn repeated_write_is_applied_once_when_the_last_serving_target_loses_its_place() {
+    repeated_after_the_last_serving_returns(false).await;
+}

@@ -291,8 +291,13 @@ impl Cluster {
 
     /// The manager finds out that a node is gone.
     pub fn notice(&self, node: usize) {
+        self.notice_all(&[node]);
+    }
+
+    /// The manager finds out that nodes are gone, all at the same time.
+    pub fn notice_all(&self, nodes: &[usize]) {
         if let Some(manager) = &mut self.manager.state.lock().manager {
-            manager.lost(target(node));
+            nodes.iter().for_each(|node| manager.lost(target(*node)));
         }
         self.manager.publish();
     }

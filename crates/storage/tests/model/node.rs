@@ -210,7 +210,16 @@ impl Node {
             let pending: Vec<_> = self.store.chunks.keys().copied().collect();
             for chunk in pending {
                 if let Some(pending) = self.store.local(chunk).pending {
-                    let content = self.store.commit(chunk, pending.version.ver, chain_ver);
+                    let version = pending.version;
+                    let content = self.store.commit(chunk, version.ver, chain_ver);
+                    let result = IOResult {
+                        length_info: Ok(version.length),
+                        update_ver: version.ver,
+                        commit_ver: version.ver,
+                        commit_chain_ver: chain_ver,
+                        checksum: version.checksum,
+                    };
+                    self.resolve(chunk, &result);
                     effects.push(Effect::Committed { chunk, ver: pending.version.ver, content });
                 }
             }

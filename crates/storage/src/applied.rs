@@ -1,0 +1,91 @@
+//! What a target remembers of updates from before the process started: the last ones of each chunk, by the tags that its
+//! engine keeps with their versions. A client that repeats one of them must not have it applied again after updates of
+//! others. The table of [`crate::dedup`] knows more, but is lost with the process.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use valor_chunk_engine::{Engine, VersionMeta};
+use valor_env::mutation::{Mutation, broken};
+use valor_protocol::storage::{ChunkId, MessageTag};
+use valor_protocol::{ChunkVer, RequestId, Uuid};
+
+/// Updates older than this are not repeated any more.
+const KEEP: Duration = crate::dedup::KEEP;
+/// Chunks remembered at most. Beyond that a repeated update may be applied again, as in C++ 3FS.
+const MAX_CHUNKS: usize = 1 << 18;
+/// Chunks looked at in one step.
+const PAGE: usize = 1024;
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    client: Uuid,
+    request: RequestId,
+    ver: ChunkVer,
+}
+
+/// The last updates of one chunk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    committed: Option<Mark>,
+    /// May be dropped instead of committed, and is forgotten then.
+    pending: Option<Mark>,
+}
+
+/// The last updates of a target's chunks when it was opened.
+#[derive(Debug, Default)]
+pub struct Applied(Mutex<HashMap<ChunkId, Marks>>);
+
+impl Applied {
+    /// Looks at all chunks of an engine that was just opened.
+    pub fn of(engine: &Engine, now_us: i64) -> Applied {
+        let oldest = now_us.saturating_sub(KEEP.as_micros() as i64);
+        let mark = |version: &VersionMeta| {
+            let tag = version.tag;
+            let recent = tag.timestamp_us >= oldest && tag.client != [0; 16];
+            let mark = || Mark {
+                client: Uuid(tag.client),
+                request: RequestId(tag.request_id),
+                ver: ChunkVer(version.ver),
+            };
+            recent.then(mark)
+        };
+        let mut all = HashMap::new();
+        let mut last: Option<Vec<u8>> = None;
+        loop {
+            let page = engine.page_ascending(last.as_deref(), PAGE);
+            for meta in &page {
+                let marks = Marks {
+                    committed: meta.committed.as_ref().and_then(mark),
+                    pending: meta.pending.as_ref().and_then(|pending| mark(&pending.version)),
+                };
+                if (marks.committed.is_some() || marks.pending.is_some()) && all.len() < MAX_CHUNKS {
+                    all.insert(ChunkId::from_slice(meta.id.as_bytes()), marks);
+                }
+            }
+            match page.last() {
+                Some(meta) if page.len() == PAGE => last = Some(meta.id.as_bytes().to_vec()),
+                _ => return Applied(Mutex::new(all)),
+            }
+        }
+    }
+
+    /// The version that a client's update has had since before the process started, committed or pending.
+    pub fn version(&self, chunk: &ChunkId, tag: &MessageTag) -> Option<ChunkVer> {
+        if broken(Mutation::ForgetAnsweredRequests) {
+            return None;
+        }
+        let all = self.0.lock();
+        let marks = all.get(chunk)?;
+        let same = |mark: &&Mark| mark.client == tag.client_id.uuid && mark.request == tag.request_id;
+        [&marks.pending, &marks.committed].into_iter().flatten().find(same).map(|mark| mark.ver)
+    }
+
+    /// The chunk's pending version was dropped or replaced.
+    pub fn forget_pending(&self, chunk: &ChunkId) {
+        if let Some(marks) = self.0.lock().get_mut(chunk) {
+            marks.pending = None;
+        }
+    }
+}
