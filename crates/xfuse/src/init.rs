@@ -1,6 +1,7 @@
 //! INIT: what this side wants, what the kernel offers, and what follows.
 
 use crate::abi::{self, InitFlags, Pod};
+use crate::capability::{self, Capability};
 
 /// Kernel's page size assumed for `max_pages`.
 pub const PAGE_SIZE: u32 = 4096;
@@ -77,6 +78,8 @@ pub struct Negotiated {
     pub max_readahead: u32,
     /// Background requests in flight.
     pub max_background: u16,
+    /// What this kernel lacks of what was wanted, and of what newer kernels have.
+    pub missing: Vec<Capability>,
 }
 
 /// Why INIT failed.
@@ -156,6 +159,7 @@ pub fn negotiate(
         max_pages,
         max_readahead: config.max_readahead.min(offer.max_readahead),
         max_background,
+        missing: capability::missing(offer.flags, config.want, offer.minor),
     };
     let reply = abi::InitOut {
         major: abi::KERNEL_VERSION,
@@ -189,6 +193,7 @@ mod tests {
         let (n, out) = negotiate(&offer(45, all), &InitConfig::default(), 256).unwrap();
         assert_eq!((n.minor, n.max_write, n.max_pages, n.max_readahead), (45, 1 << 20, 256, 128 << 10));
         assert_eq!(n.flags, default_flags());
+        assert_eq!(n.missing, []);
         assert_eq!(u64::from(out.flags) | u64::from(out.flags2) << 32, default_flags().0);
         assert_eq!(out.congestion_threshold, 48);
     }

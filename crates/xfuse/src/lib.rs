@@ -1,8 +1,27 @@
-//! A FUSE session layer in pure Rust: kernel ABI, parallel channels, async handlers.
+//! A FUSE session layer in pure Rust: kernel ABI, parallel channels, async handlers, adaptive waiting.
 //!
 //! A [`Filesystem`] has one async method per kernel operation. A [`Session`] mounts it and serves requests on N channels.
-//! A channel is one thread with a current-thread tokio runtime and its own descriptor of `/dev/fuse`; a request is
-//! read, handled and answered on the same thread, with one read(2) and one writev(2).
+//! A channel is one thread with a current-thread tokio runtime; a request is read, handled and answered on the same
+//! thread. A handler that waits does not keep its channel from other requests.
+//!
+//! # Transports
+//! [`Transport::Classic`]: each channel has a descriptor of `/dev/fuse`; one read(2) and one writev(2) per request.
+//! All channels share the kernel's list of requests. [`Transport::Uring`] (experimental; Linux 6.14, module parameter
+//! `enable_uring`): a queue for each CPU, served by a thread pinned to it, so that small requests need no wake-up of
+//! another CPU; what is copied once by the kernel with classic is copied once more. It falls back to classic where the
+//! kernel says no, and [`Session::transport`] tells why. [`Transport::Auto`] is classic at present.
+//!
+//! # Waiting
+//! Waking a thread on another CPU costs more than all else in a small request. With a [`WaitPolicy`] that allows it, a
+//! channel that expects the next request sooner than that spins for it, then blocks ([`wait`]). The [`Mix`] says which
+//! share of requests is waited for by plain blocking: 1 is plain FUSE (the default), 0 spins whenever it is worth it,
+//! `auto` chooses from the counters. It can be changed while mounted, through [`Session::wait_handle`]. An idle
+//! session has no timers and does not wake up.
+//!
+//! # Misbehaviour
+//! Requests are decoded with all lengths checked; malformed ones are answered and counted. A handler that panics,
+//! returns too much or an error that is none becomes `EIO`; one that never answers keeps only its caller. [`stats`]
+//! counts all of it.
 //!
 //! ```no_run
 //! use xfuse::{Context, Entry, Errno, Filesystem, Session, request::Lookup};
@@ -22,6 +41,7 @@
 
 pub mod abi;
 mod buffer;
+pub mod capability;
 mod channel;
 mod context;
 pub mod decode;

@@ -2,6 +2,7 @@
 
 use crate::abi::{InHeader, InitFlags, Opcode, Pod};
 use crate::buffer::Pool;
+use crate::capability;
 use crate::channel::run::{self, Finish};
 use crate::channel::uring;
 use crate::channel::uring::start::{self, Worker};
@@ -354,6 +355,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             return Err(MountError::Refused(errno));
         }
         device::send(device, header.unique, 0, &[IoSlice::new(reply.as_bytes())])?;
+        capability::report(&negotiated.missing);
         tracing::debug!(?negotiated, "FUSE session established");
         Ok(negotiated)
     }
@@ -397,7 +399,7 @@ impl Session {
         &self.transport
     }
 
-    /// Makes a queue of io_uring fail with its next request, for tests of what follows.
+    /// Makes the queues of io_uring fail, for tests of what follows.
     #[doc(hidden)]
     pub fn break_queues(&self) {
         self.queues.iter().filter_map(Weak::upgrade).for_each(|queue| queue.break_it());

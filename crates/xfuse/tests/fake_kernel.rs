@@ -244,3 +244,91 @@ proptest! {
         prop_assert_eq!(served.map(|header| (header.unique, header.error)), Some((4, 0)));
     }
 }
+
+/// A well-formed request of each operation that has arguments.
+fn real_requests() -> Vec<(Opcode, Vec<u8>)> {
+    fn args(pod: &impl Pod, rest: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = pod.as_bytes().to_vec();
+        rest.iter().for_each(|part| bytes.extend_from_slice(part));
+        bytes
+    }
+    let write = abi::WriteIn { size: 3000, offset: 7, ..Default::default() };
+    let setxattr = abi::SetxattrIn { size: 5, ..Default::default() };
+    let ioctl = abi::IoctlIn { in_size: 8, out_size: 8, ..Default::default() };
+    let two = abi::BatchForgetIn { count: 2, ..Default::default() };
+    let one = abi::ForgetOne { nodeid: 9, nlookup: 1 };
+    vec![
+        (Opcode::Lookup, b"name\0".to_vec()),
+        (Opcode::Getattr, args(&abi::GetattrIn::default(), &[])),
+        (Opcode::Setattr, args(&abi::SetattrIn { valid: u32::MAX, ..Default::default() }, &[])),
+        (Opcode::Symlink, b"name\0target\0".to_vec()),
+        (Opcode::Mknod, args(&abi::MknodIn::default(), &[b"node\0"])),
+        (Opcode::Mkdir, args(&abi::MkdirIn::default(), &[b"dir\0"])),
+        (Opcode::Rename2, args(&abi::Rename2In::default(), &[b"old\0new\0"])),
+        (Opcode::Link, args(&abi::LinkIn::default(), &[b"link\0"])),
+        (Opcode::Create, args(&abi::CreateIn::default(), &[b"file\0"])),
+        (Opcode::Read, args(&abi::ReadIn { size: 50, ..Default::default() }, &[])),
+        (Opcode::Write, args(&write, &[&[5; 3000]])),
+        (Opcode::Setxattr, args(&setxattr, &[b"user.x\0value"])),
+        (Opcode::Getxattr, args(&abi::GetxattrIn::default(), &[b"user.x\0"])),
+        (Opcode::Ioctl, args(&ioctl, &[&[1; 8]])),
+        (Opcode::BatchForget, args(&two, &[one.as_bytes(), one.as_bytes()])),
+        (Opcode::Interrupt, args(&abi::InterruptIn { unique: 4 }, &[])),
+        (Opcode::Setlk, args(&abi::LkIn::default(), &[])),
+        (Opcode::CopyFileRange, args(&abi::CopyFileRangeIn::default(), &[])),
+        (Opcode::Statx, args(&abi::StatxIn::default(), &[])),
+        (Opcode::Removemapping, args(&abi::RemovemappingIn { count: 1 }, &[&[0; 16]])),
+        (Opcode::NotifyReply, args(&abi::NotifyRetrieveIn { size: 4, ..Default::default() }, &[b"page"])),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Real requests with bytes changed, cut off, or put in between. Each gets at most one answer of its own, and the
+    /// session goes on.
+    #[test]
+    fn sessions_survive_mutated_requests(
+        picks in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+             prop::option::of(any::<prop::sample::Index>()), any::<bool>()),
+            1..30,
+        )
+    ) {
+        let kernel = Kernel::start(Echo::default());
+        let real = real_requests();
+        for (index, (which, changes, cut, fix_length)) in picks.into_iter().enumerate() {
+            let (opcode, body) = &real[which.index(real.len())];
+            let unique = 100 + 2 * index as u64;
+            let mut bytes = request(opcode.code(), unique, body);
+            for (at, value) in changes {
+                // The id stays, so that answers can be told apart.
+                let at = at.index(bytes.len());
+                if !(8..16).contains(&at) {
+                    bytes[at] = value;
+                }
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()).max(1));
+            }
+            if fix_length && bytes.len() >= 4 {
+                let len = (bytes.len() as u32).to_ne_bytes();
+                bytes[..4].copy_from_slice(&len);
+            }
+            kernel.send(&bytes);
+        }
+        kernel.send(&request(Opcode::Lookup.code(), 4, b"x\0"));
+        let mut answered = std::collections::BTreeSet::new();
+        loop {
+            let header = kernel.reply().0;
+            if header.error == -libc::EAGAIN {
+                continue;
+            }
+            prop_assert!(answered.insert(header.unique), "two answers to {}", header.unique);
+            if header.unique == 4 {
+                prop_assert_eq!(header.error, 0);
+                break;
+            }
+        }
+    }
+}

@@ -109,12 +109,13 @@ fn show(report: &Report, last: Option<&Report>, interval: u64, refresh: bool) ->
     }
     println!("{}", settings_line(report));
     println!(
-        "in flight {}, buffers {}, interrupts {}, panics {}, malformed {}, unknown {}, late replies {}, refused \
-         replies {}\n",
+        "in flight {}, buffers {}, interrupts {}, panics {}, bad errnos {}, malformed {}, unknown {}, late \
+         replies {}, refused replies {}\n",
         report.in_flight,
         report.buffers_in_use,
         report.interrupts,
         report.panics,
+        report.bad_errnos,
         report.malformed,
         report.unknown,
         report.late_replies,

@@ -34,6 +34,7 @@ pub struct Target {
     pub(super) stats: Stats,
     pub(super) wait: WaitHandle,
     transport: InUse,
+    missing: Vec<String>,
 }
 
 impl Target {
@@ -44,6 +45,7 @@ impl Target {
             stats: session.stats().clone(),
             wait: session.wait_handle(),
             transport: session.transport().clone(),
+            missing: session.negotiated().missing.iter().map(|missing| missing.name.to_owned()).collect(),
         }
     }
 
@@ -56,6 +58,7 @@ impl Target {
             mix: self.wait.mix().to_string(),
             share: self.wait.share(),
             max_window_us: self.wait.max_window().as_micros() as u64,
+            missing: self.missing.clone(),
             wake_cost_us: self.wait.wake_cost().as_nanos() as f64 / 1e3,
             ..Report::default()
         };

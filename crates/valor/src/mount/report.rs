@@ -23,9 +23,12 @@ pub struct Report {
     pub unknown: u64,
     pub malformed: u64,
     pub panics: u64,
+    pub bad_errnos: u64,
     pub interrupts: u64,
     pub late_replies: u64,
     pub refused_replies: u64,
+    /// What this kernel lacks.
+    pub missing: Vec<String>,
     pub channels: Vec<Channel>,
     pub operations: Vec<Operation>,
 }
@@ -92,6 +95,7 @@ impl Report {
             unknown: snapshot.unknown,
             malformed: snapshot.malformed,
             panics: snapshot.panics,
+            bad_errnos: snapshot.bad_errnos,
             interrupts: snapshot.interrupts,
             late_replies: snapshot.late_replies,
             refused_replies: snapshot.refused_replies,

@@ -102,7 +102,11 @@ impl Waiter {
 
     /// Whether the episode could spin once the thread has nothing pending.
     pub(crate) fn may_spin(&self, episode: &Episode) -> bool {
-        episode.label == Label::Xfuse && self.state.can_spin && self.state.max_window_ns.load(Relaxed) > 0
+        // The share may have become 1 since the label was given.
+        episode.label == Label::Xfuse
+            && self.state.can_spin
+            && self.state.share() < 1.0
+            && self.state.max_window_ns.load(Relaxed) > 0
     }
 
     /// How long to spin now; 0 not at all. `same_cpu` says that requests come from the CPU this thread runs on.

@@ -17,7 +17,8 @@ use xfuse::request::*;
 use xfuse::*;
 
 /// Files whose operations go wrong on purpose.
-const FILES: [&str; 6] = ["panic", "late-panic", "slow", "stuck", "oversized", "plain"];
+const FILES: [&str; 9] =
+    ["panic", "late-panic", "slow", "stuck", "oversized", "plain", "bad-errno", "wild-errno", "never"];
 const SIZE: u64 = 1 << 16;
 
 #[derive(Default)]
@@ -73,6 +74,12 @@ impl Filesystem for Faulty {
                 self.cancelled.fetch_add(1, Ordering::SeqCst);
                 return Err(Errno::EINTR);
             }
+            "bad-errno" => return Err(Errno(100_000)),
+            "wild-errno" => return Err(Errno(i32::MIN)),
+            "never" => {
+                self.waiting.fetch_add(1, Ordering::SeqCst);
+                std::future::pending().await
+            }
             "oversized" => return Ok(vec![0; r.size as usize + 1].into()),
             _ => {}
         }
@@ -107,6 +114,45 @@ fn an_oversized_reply_becomes_eio() {
     assert_eq!(errno(fs::read(m.path("oversized"))), Some(libc::EIO));
     assert!(m.session().stats().snapshot().refused_replies >= 1);
     m.close();
+}
+
+#[test]
+fn numbers_that_are_no_errno_become_eio() {
+    if !can_mount() {
+        return;
+    }
+    let m = mount_with(Faulty::default(), 1);
+    for name in ["bad-errno", "wild-errno"] {
+        assert_eq!(errno(fs::read(m.path(name))), Some(libc::EIO), "{name}");
+    }
+    assert_eq!(fs::read(m.path("plain")).unwrap().len(), SIZE as usize);
+    assert!(m.session().stats().snapshot().bad_errnos >= 2);
+    m.close();
+}
+
+#[test]
+fn handlers_that_never_answer_keep_only_their_callers() {
+    if !can_mount() {
+        return;
+    }
+    let fs = Faulty::default();
+    let waiting = fs.waiting.clone();
+    let m = mount_with(fs, 1);
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let path = m.path("never");
+            std::thread::spawn(move || std::fs::read(path))
+        })
+        .collect();
+    eventually("a read that is never answered", || waiting.load(Ordering::SeqCst) > 0);
+    for _ in 0..20 {
+        assert_eq!(std::fs::metadata(m.path("plain")).unwrap().len(), SIZE);
+        assert_eq!(std::fs::read(m.path("plain")).unwrap().len(), SIZE as usize);
+    }
+    m.session().abort().unwrap();
+    for caller in callers {
+        assert!(caller.join().unwrap().is_err());
+    }
 }
 
 #[test]

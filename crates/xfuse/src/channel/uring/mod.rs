@@ -106,9 +106,13 @@ async fn drain<F: Filesystem>(
     }
     queue.end_batch()?;
     if queue.is_broken() {
-        return Err(io::Error::other("replies could not be submitted"));
+        return Err(broken());
     }
     Ok(Some(requests))
+}
+
+fn broken() -> io::Error {
+    io::Error::other("replies could not be submitted")
 }
 
 fn completed(index: u16, result: i32) -> io::Result<Completed> {
@@ -200,6 +204,7 @@ async fn block(
             biased;
             ready = watch.readable() => Some(ready?),
             () = lane.inflight.idle(), if until_idle => None,
+            () = queue.failed() => return Err(broken()),
         };
         let Some(mut ready) = ready else {
             waiter.became_idle(episode);
@@ -212,7 +217,7 @@ async fn block(
         // Before looking: what is completed after the look makes the ring ready again.
         ready.clear_ready();
         if queue.is_broken() {
-            return Err(io::Error::other("replies could not be submitted"));
+            return Err(broken());
         }
         if queue.has_completions() {
             waiter.woken(episode, blocked);

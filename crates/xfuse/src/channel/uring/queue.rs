@@ -14,6 +14,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Times a submission that the kernel has no room for is tried again.
 const SUBMIT_TRIES: u32 = 1000;
@@ -33,6 +34,8 @@ pub(crate) struct Queue {
     batching: AtomicBool,
     /// A submission has failed: the kernel will not see a reply, so the connection must end.
     broken: AtomicBool,
+    /// Tells the serving task.
+    failed: Notify,
 }
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
@@ -79,6 +82,7 @@ impl Queue {
             early: Mutex::default(),
             batching: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            failed: Notify::new(),
         }))
     }
 
@@ -95,8 +99,15 @@ impl Queue {
         self.broken.load(Ordering::Relaxed)
     }
 
+    /// Ends the service of this queue, and with it the connection.
     pub(crate) fn break_it(&self) {
         self.broken.store(true, Ordering::Relaxed);
+        self.failed.notify_one();
+    }
+
+    /// Completes when the queue is broken.
+    pub(super) async fn failed(&self) {
+        self.failed.notified().await;
     }
 
     fn area(&self, index: u16) -> Option<Arc<Area>> {
@@ -166,7 +177,7 @@ impl Queue {
     pub(crate) fn flush(&self) -> io::Result<()> {
         let result = self.submit_all();
         if result.is_err() {
-            self.broken.store(true, Ordering::Relaxed);
+            self.break_it();
         }
         result
     }
@@ -246,13 +257,10 @@ impl Queue {
         let Some(area) = self.area(index) else { return bad(empty, DecodeError::Truncated) };
         let (header, entry) = (area.header(), area.entry());
         let mut arrived = Arrived { commit_id: entry.commit_id, header, ..empty };
-        let (len, payload_len) = (header.len as usize, entry.payload_sz as usize);
-        let Some(op_len) = len.checked_sub(size_of::<InHeader>() + payload_len) else {
+        let payload_len = entry.payload_sz as usize;
+        let Some(op_len) = argument_len(header.len as usize, payload_len, area.payload_len()) else {
             return bad(arrived, DecodeError::BadLength);
         };
-        if op_len > OP_IN_LEN || payload_len > area.payload_len() {
-            return bad(arrived, DecodeError::BadLength);
-        }
         (arrived.op_len, arrived.payload_len) = (op_len, payload_len);
         Ok(arrived)
     }
@@ -298,7 +306,8 @@ impl Queue {
         if let Some(entry) = self.entries.lock().get_mut(usize::from(index)) {
             entry.with_kernel = true;
         }
-        self.push(&command(&self.device, URING_CMD_COMMIT_AND_FETCH, self.qid, commit_id, None, index))?;
+        self.push(&command(&self.device, URING_CMD_COMMIT_AND_FETCH, self.qid, commit_id, None, index))
+            .inspect_err(|_| self.break_it())?;
         if self.batching.load(Ordering::Relaxed) { Ok(()) } else { self.flush() }
     }
 
@@ -378,6 +387,12 @@ impl Drop for Ticket {
     }
 }
 
+/// Length of a request's first argument, if its lengths make sense.
+fn argument_len(len: usize, payload_len: usize, room: usize) -> Option<usize> {
+    let argument = len.checked_sub(size_of::<InHeader>())?.checked_sub(payload_len)?;
+    (argument <= OP_IN_LEN && payload_len <= room).then_some(argument)
+}
+
 /// Largest reply that the caller of a request has room for.
 fn reply_limit(opcode: u32, op_in: &[u8]) -> usize {
     match Opcode::from_code(opcode) {
@@ -420,6 +435,19 @@ fn command(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_lengths_reach_beyond_an_entry(len in any::<u32>(), payload in any::<u32>(), room in 8192usize..1 << 21) {
+            for (len, payload) in [(len as usize, payload as usize), (len as usize % 500, payload as usize % 500)] {
+                if let Some(argument) = argument_len(len, payload, room) {
+                    prop_assert!(argument <= OP_IN_LEN && payload <= room);
+                    prop_assert_eq!(size_of::<InHeader>() + argument + payload, len);
+                }
+            }
+        }
+    }
 
     #[test]
     fn replies_are_limited_to_what_the_caller_has_room_for() {
