@@ -2,7 +2,7 @@
 
 use crate::report::{Head, Median, Report};
 use crate::rows::{PIPE_SAME, Unit};
-use crate::servers::{Library, Variant};
+use crate::servers::{AUTO, Library, Variant};
 use resvg::{tiny_skia, usvg};
 use std::fmt::Write as _;
 
@@ -128,11 +128,11 @@ fn goals(report: &Report, out: &mut String) {
         Some(report.best_of(head, stays)?.1.value)
     };
     let mut lines: Vec<(String, Option<f64>, f64)> = Vec::new();
+    let over = |ours: Option<f64>, base: Option<f64>| Some(ours? / base?);
     for op in ["pread 4 KiB", "fstat"] {
         let same = format!("B1 same CPU: {op}");
         let (other, awake) = (format!("B1 other CPU: {op}"), format!("B1 other CPU: {op}, PM QoS"));
         let ours = |name: &str| value(name, Library::Xfuse);
-        let over = |ours: Option<f64>, base: Option<f64>| Some(ours? / base?);
         let pipe = report.baseline_median(PIPE_SAME).map(|median| median.value);
         let libfuse = value(&other, Library::Libfuse);
         lines.push((format!("{op}, same CPU, over the pipe"), over(ours(&same), pipe), 1.25));
@@ -149,6 +149,12 @@ fn goals(report: &Report, out: &mut String) {
         let small = head.name.starts_with("B2") && head.unit == Unit::OpsPerSecond;
         if sequential || small {
             lines.push((format!("{}, best peer over xfuse", head.name), worst(report, head, ratio), 1.0));
+        }
+        if sequential {
+            let peers = Library::PEERS.iter().filter_map(|peer| Some(report.best(head, *peer)?.1.value));
+            let best = peers.max_by(f64::total_cmp);
+            let auto = report.median(&head.name, AUTO).map(|median| median.value);
+            lines.push((format!("{}, best peer over {AUTO}", head.name), over(best, auto), 1.0));
         }
         if small {
             let text = format!("{}, CPU per operation over the leanest peer", head.name);
