@@ -111,19 +111,23 @@ pub struct Tuner {
     /// Intervals to stay at 1 before probing again; doubles with every probe in vain.
     pause: u32,
     left: u32,
+    /// Intervals with hardly a spin since the last step.
+    undecided: u32,
 }
 
 /// Steps of the choice.
 const STEP: f64 = 0.25;
 /// Fewer waits than this say nothing.
 const ENOUGH: u64 = 32;
+/// Intervals with fewer spins than that, after which spinning counts as useless.
+const MAX_UNDECIDED: u32 = 4;
 /// Longest pause between probes, in intervals.
 const MAX_PAUSE: u32 = 64;
 
 impl Tuner {
     /// Starts at pure FUSE.
     pub fn new(wake_cost_ns: u64) -> Self {
-        Tuner { share: 1.0, wake_cost_ns, pause: 1, left: 0 }
+        Tuner { share: 1.0, wake_cost_ns, pause: 1, left: 0, undecided: 0 }
     }
 
     /// The share in force.
@@ -145,8 +149,14 @@ impl Tuner {
             }
             return self.share;
         }
+        // Windows open only after a while.
+        if seen.hits + seen.expired < ENOUGH && self.undecided < MAX_UNDECIDED {
+            self.undecided += 1;
+            return self.share;
+        }
+        self.undecided = 0;
         let saved = seen.hits.saturating_mul(self.wake_cost_ns);
-        if seen.hits + seen.expired == 0 || saved < seen.spin_ns {
+        if saved <= seen.spin_ns {
             self.share = (self.share + STEP).min(1.0);
             if self.share >= 1.0 {
                 self.left = self.pause;
@@ -230,6 +240,10 @@ mod tests {
         for expected in [0.25, 0.5, 0.75, 1.0] {
             assert_eq!(tuner.step(&bad), expected);
         }
+        let silent = Observation { blocked: 1000, ..idle };
+        tuner.step(&quick);
+        let until_useless = (0..).find(|_| tuner.step(&silent) >= 1.0);
+        assert_eq!(until_useless, Some(MAX_UNDECIDED), "no spins at all");
         // After probes in vain it waits longer and longer.
         let mut steps = Vec::new();
         for _ in 0..4 {

@@ -220,7 +220,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             notify: notify.clone(),
             inflight: lanes.iter().map(|lane| lane.inflight.clone()).collect(),
         });
-        let (finish, ended) = Finish::new(lanes.len(), self.drain_timeout, path.clone());
+        let (finish, ended) = Finish::new(lanes.len(), uring, self.drain_timeout, path.clone());
         let finish = Arc::new(finish);
         let mut threads = Vec::new();
         let queues = workers.iter().map(|worker| Arc::downgrade(&worker.queue)).collect();

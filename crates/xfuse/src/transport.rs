@@ -11,7 +11,8 @@ pub enum Transport {
     Auto,
     /// read(2) and writev(2) on `/dev/fuse`.
     Classic,
-    /// FUSE over io_uring, if the kernel has it enabled; classic otherwise.
+    /// FUSE over io_uring, if the kernel has it enabled; classic otherwise. Handlers run on threads pinned to a CPU, and
+    /// threads that they start are pinned like them.
     Uring,
 }
 

@@ -158,9 +158,13 @@ impl Channel<'_> {
             other => Some(other),
         });
         Ok(match spun {
-            Spun::Expired => None,
+            Spun::Expired => {
+                self.state.hot.leave(self.index);
+                None
+            }
             Spun::Hit(step) => match step? {
                 Step::Request(len) => {
+                    self.state.hot.hit(self.index);
                     self.waiter.obtained(episode, 1);
                     Some(Some(len))
                 }

@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Barrier, watch};
@@ -22,13 +24,33 @@ pub(crate) struct Finish {
     /// How long requests may take to end after the kernel has gone.
     patience: Duration,
     path: PathBuf,
+    /// Channels that may fail before nobody would serve: with queues, none may.
+    spare: AtomicUsize,
 }
 
 impl Finish {
-    pub(crate) fn new(channels: usize, patience: Duration, path: PathBuf) -> (Self, watch::Receiver<bool>) {
+    /// For `channels` threads. `queues` says that each of them serves what no other does.
+    pub(crate) fn new(
+        channels: usize,
+        queues: bool,
+        patience: Duration,
+        path: PathBuf,
+    ) -> (Self, watch::Receiver<bool>) {
         let (end, ended) = watch::channel(false);
         let (gone, _) = watch::channel(false);
-        (Finish { barrier: Barrier::new(channels), end, gone, patience, path }, ended)
+        let spare = AtomicUsize::new(if queues { 0 } else { channels - 1 });
+        (Finish { barrier: Barrier::new(channels), end, gone, patience, path, spare }, ended)
+    }
+
+    /// A channel has failed. Others may go on; if nobody would serve its requests, the connection ends.
+    fn failed(&self, index: usize, error: &io::Error) {
+        let spare = self.spare.fetch_update(Relaxed, Relaxed, |spare| spare.checked_sub(1));
+        if spare.is_ok() {
+            tracing::error!(index, %error, "a channel failed; others go on");
+        } else {
+            tracing::error!(index, %error, "a channel failed; the mount is aborted, lest processes hang");
+            self.abort();
+        }
     }
 
     /// Ends the connection: some of its requests would never be answered.
@@ -58,12 +80,8 @@ pub(crate) async fn run<F: Filesystem>(
 ) {
     match contain(serve(index, shared, lane, finish)).await {
         Ok(End::Gone) => tracing::debug!(index, "the kernel has gone"),
-        // Other channels read the same device; this one only helps with the end.
-        Err(error) if matches!(lane.port, Port::Device) => tracing::error!(index, %error, "channel failed"),
-        Err(error) => {
-            tracing::error!(index, %error, "a queue failed; the mount is aborted, lest processes hang");
-            finish.abort();
-        }
+        // From now on it only helps with the end.
+        Err(error) => finish.failed(index, &error),
     }
     if tokio::time::timeout(finish.patience, lane.inflight.drained()).await.is_err() {
         tracing::error!(index, "requests still unfinished after the kernel has gone");
@@ -82,15 +100,13 @@ async fn serve<F: Filesystem>(
     lane: &Arc<Lane>,
     finish: &Finish,
 ) -> io::Result<End> {
-    let Port::Queue(queue) = &lane.port else {
-        let end = classic::serve(index, shared, lane).await;
-        finish.gone.send_replace(true);
-        return end;
-    };
     let mut gone = finish.gone.subscribe();
-    let end = tokio::select! {
-        end = uring::serve(shared, lane, queue) => end,
-        _ = gone.wait_for(|gone| *gone) => Ok(End::Gone),
+    let end = match &lane.port {
+        Port::Device => classic::serve(index, shared, lane).await,
+        Port::Queue(queue) => tokio::select! {
+            end = uring::serve(shared, lane, queue) => end,
+            _ = gone.wait_for(|gone| *gone) => Ok(End::Gone),
+        },
     };
     if end.is_ok() {
         finish.gone.send_replace(true);

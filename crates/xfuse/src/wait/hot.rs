@@ -1,15 +1,17 @@
 //! Which channel of a connection spins.
 //!
 //! All channels share the kernel's list of requests, and whoever watches the device is woken for each request, at the
-//! cost of the caller. So while one channel gets its requests by spinning, the others stop watching. They look again
-//! every few milliseconds and go back to watching as soon as the spinning channel has stopped polling, so that a
-//! handler that keeps its thread busy delays others by no more than that, and an idle connection has no timers.
+//! cost of the caller. So once a channel gets its requests by spinning time and again, the others stop watching. They
+//! look again every few milliseconds and go back to watching as soon as the spinning channel has stopped polling, so
+//! that a handler that keeps its thread busy delays others by no more than that, and an idle connection has no timers.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::Notify;
 
 const NOBODY: usize = usize::MAX;
+/// Spins in a row that met a request, after which the others step aside.
+const SETTLED: u32 = 16;
 /// How often a channel that does not watch looks whether the spinning one still polls.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -17,6 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) struct Hot {
     holder: AtomicUsize,
+    /// Hits of the holder in a row.
+    hits: AtomicU32,
     /// Counts the holder's polls, so that its absence shows.
     beat: AtomicU64,
     left: Notify,
@@ -24,34 +28,53 @@ pub(crate) struct Hot {
 
 impl Default for Hot {
     fn default() -> Self {
-        Hot { holder: AtomicUsize::new(NOBODY), beat: AtomicU64::new(0), left: Notify::new() }
+        Hot {
+            holder: AtomicUsize::new(NOBODY),
+            hits: AtomicU32::new(0),
+            beat: AtomicU64::new(0),
+            left: Notify::new(),
+        }
     }
 }
 
 impl Hot {
-    /// Takes the place, or confirms having it.
+    /// Takes the place, or confirms having it. One whose holder has not settled can be taken over.
     pub(crate) fn take(&self, channel: usize) -> bool {
-        let free = self.holder.compare_exchange(NOBODY, channel, Relaxed, Relaxed);
-        let mine = free.is_ok() || free == Err(channel);
-        if mine {
-            self.beat.fetch_add(1, Relaxed);
+        let holder = self.holder.load(Relaxed);
+        if holder != channel {
+            if holder != NOBODY && self.hits.load(Relaxed) >= SETTLED {
+                return false;
+            }
+            if self.holder.compare_exchange(holder, channel, Relaxed, Relaxed).is_err() {
+                return false;
+            }
+            self.hits.store(0, Relaxed);
         }
-        mine
+        self.beat.fetch_add(1, Relaxed);
+        true
     }
 
-    /// Leaves the place, if `channel` has it: there is work for more than one.
+    /// A spin of the holder met a request.
+    pub(crate) fn hit(&self, channel: usize) {
+        if self.holder.load(Relaxed) == channel && self.hits.load(Relaxed) < SETTLED {
+            self.hits.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Leaves the place, if `channel` has it: its spin was in vain, or there is work for more than one.
     pub(crate) fn leave(&self, channel: usize) {
         if self.holder.load(Relaxed) == channel
             && self.holder.compare_exchange(channel, NOBODY, Relaxed, Relaxed).is_ok()
+            && self.hits.swap(0, Relaxed) >= SETTLED
         {
             self.left.notify_waiters();
         }
     }
 
-    /// Whether another channel spins.
+    /// Whether another channel has settled on spinning.
     pub(crate) fn is_other(&self, channel: usize) -> bool {
         let holder = self.holder.load(Relaxed);
-        holder != NOBODY && holder != channel
+        holder != NOBODY && holder != channel && self.hits.load(Relaxed) >= SETTLED
     }
 
     /// Waits while another channel spins.
@@ -77,12 +100,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn others_wait_while_one_polls_and_no_longer() {
         let hot = Hot::default();
-        assert!(hot.take(1) && hot.take(1) && !hot.take(0));
+        assert!(hot.take(0) && hot.take(1) && hot.take(1), "nobody has settled");
+        assert!(!hot.is_other(0));
+        (0..SETTLED).for_each(|_| hot.hit(1));
+        assert!(!hot.take(0));
         assert!(hot.is_other(0) && !hot.is_other(1));
         hot.while_other(1).await;
         // The holder has stopped polling: its place is free after one look.
         hot.while_other(0).await;
         assert!(hot.take(0));
+        (0..SETTLED).for_each(|_| hot.hit(0));
         let polling = async {
             for _ in 0..20 {
                 tokio::time::sleep(LOOK_AGAIN / 2).await;

@@ -177,7 +177,11 @@ impl Waiter {
         counters.wakes.fetch_add(1, Relaxed);
         counters.blocked.fetch_add(1, Relaxed);
         counters.block_ns.fetch_add((now - blocked).as_nanos() as u64, Relaxed);
-        if episode.idle && self.window.blocked((now - episode.began).as_nanos() as u64) {
+        // A caller on this CPU could not have sent its request while this thread spun.
+        if episode.idle
+            && self.window.blocked((now - episode.began).as_nanos() as u64)
+            && !self.caller_is_here
+        {
             counters.short_gaps.fetch_add(1, Relaxed);
         }
     }
