@@ -53,7 +53,7 @@ struct Options {
     /// Most rounds (default 5, with --quick 3). Fewer if the time is over before.
     #[arg(long)]
     rounds: Option<u32>,
-    /// Seconds within which to end (default 720, with --quick 165); the first round is always completed.
+    /// Seconds within which to end (default 720, with --quick 150); the first round is always completed.
     #[arg(long)]
     seconds: Option<u64>,
     /// Only rows whose name contains this.
@@ -73,7 +73,7 @@ impl Options {
     }
 
     fn time(&self) -> Duration {
-        Duration::from_secs(self.seconds.unwrap_or(if self.quick { 165 } else { 720 }))
+        Duration::from_secs(self.seconds.unwrap_or(if self.quick { 150 } else { 720 }))
     }
 }
 

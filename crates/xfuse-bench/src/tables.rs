@@ -2,7 +2,7 @@
 
 use crate::report::{Head, Median, Report};
 use crate::rows::{PIPE_SAME, Unit};
-use crate::servers::{Library, Variant};
+use crate::servers::{AUTO, Library, Variant};
 use resvg::{tiny_skia, usvg};
 use std::fmt::Write as _;
 
@@ -128,11 +128,11 @@ fn goals(report: &Report, out: &mut String) {
         Some(report.best_of(head, stays)?.1.value)
     };
     let mut lines: Vec<(String, Option<f64>, f64)> = Vec::new();
+    let over = |ours: Option<f64>, base: Option<f64>| Some(ours? / base?);
     for op in ["pread 4 KiB", "fstat"] {
         let same = format!("B1 same CPU: {op}");
         let (other, awake) = (format!("B1 other CPU: {op}"), format!("B1 other CPU: {op}, PM QoS"));
         let ours = |name: &str| value(name, Library::Xfuse);
-        let over = |ours: Option<f64>, base: Option<f64>| Some(ours? / base?);
         let pipe = report.baseline_median(PIPE_SAME).map(|median| median.value);
         let libfuse = value(&other, Library::Libfuse);
         lines.push((format!("{op}, same CPU, over the pipe"), over(ours(&same), pipe), 1.25));
@@ -150,12 +150,21 @@ fn goals(report: &Report, out: &mut String) {
         if sequential || small {
             lines.push((format!("{}, best peer over xfuse", head.name), worst(report, head, ratio), 1.0));
         }
+        if sequential {
+            let peers = Library::PEERS.iter().filter_map(|peer| Some(report.best(head, *peer)?.1.value));
+            let best = peers.max_by(f64::total_cmp);
+            let auto = report.median(&head.name, AUTO).map(|median| median.value);
+            lines.push((format!("{}, best peer over {AUTO}", head.name), over(best, auto), 1.0));
+        }
         if small {
             let text = format!("{}, CPU per operation over the leanest peer", head.name);
             lines.push((text, worst(report, head, cpu_ratio), 1.0));
         }
     }
-    out.push_str("\n## Goals\n\n| ratio | at most | measured | |\n|---|---|---|---|\n");
+    let idle = report.servers().into_iter().filter(|server| server.library() == Library::Xfuse);
+    let sleeps = idle.filter_map(|server| report.median("B3 server CPU, idle", server.name)?.sleeps);
+    lines.push(("wake-ups per second of an idle xfuse, any mode".into(), sleeps.max_by(f64::total_cmp), 0.0));
+    out.push_str("\n## Goals\n\n| figure | at most | measured | |\n|---|---|---|---|\n");
     for (name, measured, most) in lines {
         let verdict = match measured {
             Some(measured) if measured <= most => "reached",
@@ -232,6 +241,13 @@ pub fn plot(report: &Report) -> Result<Vec<u8>, String> {
          <rect width='100%' height='100%' fill='white'/>\
          <text x='10' y='22' font-size='16'>xfuse against its peers, best mode of each: right of the line xfuse is ahead</text>"
     );
+    let (quiet, all) = report.quiet_sections();
+    if quiet < all {
+        let _ = write!(
+            svg,
+            "<text x='560' y='43' fill='#b00'>{quiet} of {all} sections on a quiet machine</text>"
+        );
+    }
     for (nth, peer) in Library::PEERS.into_iter().enumerate() {
         let x = 10 + nth * 130;
         let _ = write!(

@@ -62,6 +62,9 @@ enum Kind {
     BackendRs { threads: usize },
 }
 
+/// The mode in which xfuse chooses everything itself.
+pub const AUTO: &str = "xfuse-auto";
+
 /// Points between the ends of the mix; only measured when asked for by name.
 pub const MORE_VARIANTS: &[Variant] = &[
     Variant { name: "xfuse-a25", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.25)) },
@@ -79,7 +82,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "xfuse-spin", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.0)) },
     Variant { name: "xfuse-uring", kind: Kind::Xfuse(Settings::URING) },
     Variant { name: "xfuse-uring-spin", kind: Kind::Xfuse(Settings::URING.mix(0.0)) },
-    Variant { name: "xfuse-auto", kind: Kind::Xfuse(Settings::AUTO) },
+    Variant { name: AUTO, kind: Kind::Xfuse(Settings::AUTO) },
     Variant { name: "libfuse-s", kind: Kind::Libfuse { threads: 1, options: Options::Plain } },
     Variant { name: "libfuse-mt", kind: Kind::Libfuse { threads: 0, options: Options::Plain } },
     Variant { name: "libfuse-clone", kind: Kind::Libfuse { threads: 0, options: Options::CloneFd } },
