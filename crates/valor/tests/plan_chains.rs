@@ -13,10 +13,15 @@ fn rows(cluster: &Cluster, command: &str) -> Vec<Value> {
 }
 
 fn run_file(cluster: &Cluster, file: &Path) {
+    println!("{}", file.display());
     for line in std::fs::read_to_string(file).expect("commands").lines() {
         // A target may still be in use by a request for a moment, and the manager learns of changes by heartbeats.
         let args: Vec<&str> = line.split(' ').collect();
+        let begin = std::time::Instant::now();
         wait_until(line, || cluster.try_admin(&args).is_ok());
+        if begin.elapsed().as_secs() > 0 {
+            println!("{:.1} s: {line}", begin.elapsed().as_secs_f64());
+        }
     }
 }
 
