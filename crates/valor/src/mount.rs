@@ -162,6 +162,12 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
         () = process.stop.triggered() => return Ok(()),
     }
     let fs = file_system(&process, &live, &mgmtd, client_id, token, &mount_point);
+    // Without it the mount only cannot be asked.
+    let listening = control::listen(&process.args.dir)
+        .inspect_err(
+            |error| tracing::warn!(%error, "no control socket: mount-stats and mount-set will not work"),
+        )
+        .ok();
     let session =
         valor_fuse::mount(fs).map_err(|error| format!("cannot mount {}: {error}", mount_point.display()))?;
     tracing::info!(mount_point = %mount_point.display(), transport = ?session.transport(), "mounted");
@@ -170,12 +176,7 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
     if process.args.metrics.is_some() {
         tokio::spawn(export::publish(target.clone()));
     }
-    // Without it the mount only cannot be asked.
-    let control = control::serve(&process.args.dir, target, Arc::clone(&live))
-        .inspect_err(
-            |error| tracing::warn!(%error, "no control socket: mount-stats and mount-set will not work"),
-        )
-        .ok();
+    let control = listening.map(|listening| listening.serve(target, Arc::clone(&live)));
     tokio::select! {
         () = session.ended() => tracing::info!("unmounted from outside"),
         () = process.stop.triggered() => {}

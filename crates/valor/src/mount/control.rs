@@ -66,24 +66,38 @@ impl Target {
     }
 }
 
-/// The listening socket; it is removed when this is dropped.
+/// A socket that callers can connect to; nobody answers yet. It is removed when this is dropped.
+pub struct Listening {
+    path: SocketFile,
+    listener: UnixListener,
+}
+
+/// The socket being served. It is removed when this is dropped.
 pub struct Control {
-    path: PathBuf,
+    _path: SocketFile,
     task: tokio::task::JoinHandle<()>,
+}
+
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
         self.task.abort();
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Listens in `dir`, which must be this user's. The process's lock on it keeps two mounts apart.
+/// Listens in `dir`, which must be this user's. The process's lock on it keeps two mounts apart. To be called before
+/// mounting, so that whoever sees the mount finds the socket.
 ///
 /// # Errors
 /// When the directory is not safe or the socket cannot be made.
-pub fn serve(dir: &Path, target: Target, config: Arc<Live<Config>>) -> Result<Control, String> {
+pub fn listen(dir: &Path) -> Result<Listening, String> {
     let path = checked(dir)?.join(SOCKET);
     let shown = path.display();
     match std::fs::remove_file(&path) {
@@ -100,8 +114,14 @@ pub fn serve(dir: &Path, target: Target, config: Arc<Live<Config>>) -> Result<Co
     std::fs::set_permissions(&hidden, private)
         .and_then(|()| std::fs::rename(&hidden, &path))
         .map_err(|error| format!("{shown}: {error}"))?;
-    let task = tokio::spawn(accept(listener, target, config));
-    Ok(Control { path, task })
+    Ok(Listening { path: SocketFile(path), listener })
+}
+
+impl Listening {
+    /// Answers for `target`.
+    pub fn serve(self, target: Target, config: Arc<Live<Config>>) -> Control {
+        Control { _path: self.path, task: tokio::spawn(accept(self.listener, target, config)) }
+    }
 }
 
 /// A directory in which nobody else can put sockets.
