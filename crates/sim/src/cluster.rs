@@ -127,8 +127,8 @@ pub struct Cluster {
     pub admin: SimClient,
     /// Clients.
     pub clients: Vec<SimClient>,
-    /// Storage processes that have ended.
-    pub ends: Arc<AtomicU64>,
+    /// Counts storage processes that ended and replicas that were filled: those do not know who was answered before.
+    pub renewed: Arc<AtomicU64>,
 }
 
 impl Cluster {
@@ -143,7 +143,8 @@ impl Cluster {
             .chain((0..shape.storage).map(|index| (Kind::Storage, STORAGE + index)));
         let nodes = kinds.map(|(kind, host)| Node::new(kind, host, &net, rng.next())).collect();
         let admin = SimClient::start(Machine::new(ADMIN, "admin", &net, rng.next()));
-        let mut cluster = Self { trace, net, shape, nodes, admin, clients: Vec::new(), ends: Arc::default() };
+        let mut cluster =
+            Self { trace, net, shape, nodes, admin, clients: Vec::new(), renewed: Arc::default() };
         for index in 0..cluster.nodes.len() {
             if cluster.nodes[index].kind != Kind::Meta {
                 cluster.boot(index);
@@ -192,7 +193,7 @@ impl Cluster {
 
     fn count_end(&self, index: usize) {
         if self.nodes[index].kind == Kind::Storage {
-            self.ends.fetch_add(1, Ordering::Relaxed);
+            self.renewed.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use valor_env::disk::memory::{Fault, OpKind};
 
-use crate::cluster::{CLIENT, Cluster, DISK, MGMTD, STORAGE};
+use crate::cluster::{CLIENT, Cluster, DISK, META, MGMTD, STORAGE};
 use crate::net::Host;
 use crate::rng::Rng;
 
@@ -336,7 +336,11 @@ impl Faults {
         for _ in 0..count {
             let server = STORAGE + self.rng.index(usize::from(cluster.shape.storage)) as u8;
             let client = CLIENT + self.rng.index(usize::from(cluster.shape.clients)) as u8;
-            let (a, b) = if self.rng.chance(0.7) { (client, server) } else { self.two_hosts(cluster) };
+            let (a, b) = match self.rng.below(0..10) {
+                0..6 => (client, server),
+                6..8 => (client, META),
+                _ => self.two_hosts(cluster),
+            };
             let after = self.rng.millis(0..2500);
             self.later(after, Later::Reset(a, b));
         }

@@ -92,7 +92,7 @@ async fn scenario(
     };
     trace.event(format_args!("seed {seed}: {shape:?}"));
     let mut cluster = Cluster::start(shape, &mut rng, trace.clone()).await?;
-    chains::observe(&cluster.admin.mgmtd, verdict.clone(), trace.clone());
+    chains::observe(&cluster.admin.mgmtd, verdict.clone(), trace.clone(), Arc::clone(&cluster.renewed));
     unsettle(&cluster, &mut rng);
     let history = Arc::new(chunks::History::default());
     let registers = Arc::new(chunks::registers(shape.chains, 1 + rng.index(4) as u8));
@@ -107,7 +107,7 @@ async fn scenario(
                 registers: Arc::clone(&registers),
                 history: Arc::clone(&history),
                 hand: Arc::clone(hand),
-                ends: Arc::clone(&cluster.ends),
+                renewed: Arc::clone(&cluster.renewed),
                 verdict: verdict.clone(),
                 rng: rng.fork(),
                 pause,
@@ -124,7 +124,7 @@ async fn scenario(
             Arc::clone(hand),
             verdict.clone(),
             rng.fork(),
-            200,
+            *rng.pick(&[20, 200]),
         );
         file_tasks.push(tokio::spawn(worker.run()));
     }
@@ -182,7 +182,7 @@ async fn settle(
         registers: Arc::clone(registers),
         history: Arc::clone(history),
         hand: Arc::clone(hand),
-        ends: Arc::clone(&cluster.ends),
+        renewed: Arc::clone(&cluster.renewed),
         verdict: verdict.clone(),
         rng: rng.fork(),
         pause: 0,

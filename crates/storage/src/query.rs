@@ -23,7 +23,8 @@ struct Walk {
     /// Chunks that may still be handed out; then one more is looked for.
     left: u64,
     page: u32,
-    /// Also chunks whose first version is pending.
+    /// Also chunks whose first version or removal is pending: such a removal is not in all replicas yet, and lost if this
+    /// one is.
     uncommitted: bool,
     finished: bool,
     more: bool,
@@ -39,7 +40,7 @@ impl Walk {
         Walk { chain, begin, end, left, page, uncommitted: false, finished: false, more: false }
     }
 
-    /// The next chunks that are not being removed; empty at the end.
+    /// The next chunks; empty at the end.
     fn next(&mut self, storage: &Storage) -> Result<Vec<EngineMeta>, Status> {
         while !self.finished {
             let limit = self.left.saturating_add(1).min(u64::from(self.page)) as usize;
@@ -55,7 +56,7 @@ impl Walk {
             }
             let removing = |meta: &EngineMeta| meta.pending.is_some_and(|pending| pending.removes);
             let wanted =
-                |meta: &EngineMeta| (meta.committed.is_some() || self.uncommitted) && !removing(meta);
+                |meta: &EngineMeta| self.uncommitted || (meta.committed.is_some() && !removing(meta));
             let mut found: Vec<_> = page.into_iter().filter(wanted).collect();
             if found.len() as u64 > self.left {
                 self.more = true;

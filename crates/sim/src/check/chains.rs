@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use valor_client::{MgmtdClient, Routing};
 use valor_protocol::mgmtd::{ChainInfo, PublicTargetState};
@@ -11,14 +12,16 @@ use super::Verdict;
 use crate::cluster::describe;
 use crate::trace::Trace;
 
-/// Looks at every routing information that arrives, as long as the runtime lives.
-pub fn observe(mgmtd: &Arc<MgmtdClient>, verdict: Verdict, trace: Trace) {
+/// Looks at every routing information that arrives, as long as the runtime lives. Replicas that were filled are counted in
+/// `renewed`.
+pub fn observe(mgmtd: &Arc<MgmtdClient>, verdict: Verdict, trace: Trace, renewed: Arc<AtomicU64>) {
     let mut watch = mgmtd.watch();
     tokio::spawn(async move {
         let mut known = Known::default();
         while watch.changed().await.is_ok() {
             let routing = watch.borrow_and_update().clone();
-            known.look(&routing, &verdict, &trace);
+            let filled = known.look(&routing, &verdict, &trace);
+            renewed.fetch_add(filled, Ordering::Relaxed);
         }
     });
 }
@@ -30,7 +33,9 @@ struct Known {
 }
 
 impl Known {
-    fn look(&mut self, routing: &Routing, verdict: &Verdict, trace: &Trace) {
+    /// Returns how many replicas were filled since the last look.
+    fn look(&mut self, routing: &Routing, verdict: &Verdict, trace: &Trace) -> u64 {
+        let mut filled = 0;
         if routing.version() < self.version {
             verdict.violation(format!("routing version went from {} to {}", self.version, routing.version()));
         }
@@ -56,12 +61,20 @@ impl Known {
                 if changed {
                     trace.event(&text);
                 }
+                filled += states(chain)
+                    .iter()
+                    .filter(|(id, state)| {
+                        *state == PublicTargetState::Serving
+                            && states(before).contains(&(*id, PublicTargetState::Syncing))
+                    })
+                    .count() as u64;
                 if !succeeds(before, chain) {
                     verdict.violation(format!("nobody who held the data holds it now: {text}"));
                 }
             }
             self.chains.insert(*id, chain.clone());
         }
+        filled
     }
 }
 

@@ -58,14 +58,15 @@ pub fn check(history: &[Op]) -> Result<(), String> {
     };
     let mut ops: Vec<Op> = history.iter().filter(matters).copied().collect();
     ops.sort_by_key(|op| op.call);
-    Search { ops, seen: HashSet::new(), deepest: 0 }.run()
+    let deepest = Configuration { prefix: 0, beyond: Vec::new(), value: 0 };
+    Search { ops, seen: HashSet::new(), deepest }.run()
 }
 
 struct Search {
     ops: Vec<Op>,
     seen: HashSet<Configuration>,
-    /// Largest number of operations that got their moments.
-    deepest: u32,
+    /// The configuration with the most operations that got their moments.
+    deepest: Configuration,
 }
 
 impl Search {
@@ -79,7 +80,9 @@ impl Search {
             if !self.seen.insert(at.clone()) {
                 continue;
             }
-            self.deepest = self.deepest.max(at.prefix);
+            if at.len() > self.deepest.len() {
+                self.deepest = at.clone();
+            }
             if self.seen.len() > CONFIGURATIONS_MAX {
                 return Err(format!(
                     "undecided after {CONFIGURATIONS_MAX} configurations: {}",
@@ -149,19 +152,32 @@ impl Search {
     }
 
     fn explain(&self) -> String {
-        let from = (self.deepest as usize).saturating_sub(4);
-        let shown = self.ops.iter().skip(from).take(14);
+        let at = &self.deepest;
+        let open = (at.prefix..).zip(self.ops.iter().skip(at.prefix as usize));
+        let open = open.filter(|(index, _)| at.beyond.binary_search(index).is_err());
+        let shown = open.skip_while(|(_, op)| op.ret == u64::MAX).take(14);
         let lines: Vec<String> = shown
-            .map(|op| {
+            .map(|(_, op)| {
                 let ret = if op.ret == u64::MAX { "?".to_owned() } else { op.ret.to_string() };
                 format!("    {}..{ret} client {} {:x?}", op.call, op.client, op.action)
             })
             .collect();
-        format!("no order of {} operations explains them; around:\n{}", self.ops.len(), lines.join("\n"))
+        format!(
+            "no order of {} operations explains them; {} have one, which leads to {:x}, but not:\n{}",
+            self.ops.len(),
+            at.len(),
+            at.value,
+            lines.join("\n")
+        )
     }
 }
 
 impl Configuration {
+    /// Operations that have their moments.
+    fn len(&self) -> usize {
+        self.prefix as usize + self.beyond.len()
+    }
+
     fn take(&mut self, index: u32) {
         match self.beyond.binary_search(&index) {
             Ok(_) => return,

@@ -1,7 +1,9 @@
 //! Replicas of a quiet cluster are identical.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use valor_client::storage::{ReadOp, ReadOptions, TargetSelection, TargetSelectionMode};
 use valor_protocol::storage::methods::GetAllChunkMetadata;
 use valor_protocol::storage::{ChunkId, ChunkMeta, ChunkState, GetAllChunkMetadataReq};
@@ -9,6 +11,9 @@ use valor_protocol::{ChainId, TargetId};
 
 use super::Verdict;
 use crate::cluster::{CHUNK_SIZE, Cluster, ROOT};
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// All chunks of all chains, as the heads have them.
 pub type Chunks = BTreeMap<ChainId, Vec<ChunkMeta>>;
@@ -44,9 +49,15 @@ async fn metas(cluster: &Cluster, target_id: TargetId) -> Result<Vec<ChunkMeta>,
     let routing = cluster.admin.mgmtd.routing();
     let node = routing.target(target_id).and_then(|target| target.node_id).unwrap_or_default();
     let req = GetAllChunkMetadataReq { target_id };
-    let answer = cluster.admin.storage.call_node::<GetAllChunkMetadata>(node, &req).await;
-    let mut metas =
-        answer.map_err(|status| format!("metadata of target {target_id}: {status}"))?.chunk_meta_vec;
+    // The server may hear of its place a little later than the administrator.
+    let begun = Instant::now();
+    let mut metas = loop {
+        match cluster.admin.storage.call_node::<GetAllChunkMetadata>(node, &req).await {
+            Ok(rsp) => break rsp.chunk_meta_vec,
+            Err(_) if begun.elapsed() < PATIENCE => sleep(Duration::from_millis(100)).await,
+            Err(status) => return Err(format!("metadata of target {target_id}: {status}")),
+        }
+    };
     metas.sort_by(|a, b| a.chunk_id.cmp(&b.chunk_id));
     Ok(metas)
 }

@@ -96,8 +96,8 @@ pub struct Worker {
     pub history: Arc<History>,
     /// Shared.
     pub hand: Hand,
-    /// Storage processes that have ended.
-    pub ends: Arc<AtomicU64>,
+    /// Counts replicas that do not know any more who was answered.
+    pub renewed: Arc<AtomicU64>,
     /// Violations.
     pub verdict: Verdict,
     /// Choices.
@@ -130,7 +130,8 @@ impl Worker {
 
     /// Reads all registers once, in a cluster that must answer.
     pub async fn read_all(&mut self) {
-        for register in self.registers.to_vec() {
+        let registers = Arc::clone(&self.registers);
+        for register in registers.iter().copied() {
             if let Err(status) = self.read(register).await {
                 self.verdict.violation(format!("{register:?} cannot be read: {status}"));
             }
@@ -200,13 +201,13 @@ impl Worker {
             chunk_size: CHUNK_SIZE,
             data: fill(value, register.len as usize).into(),
         };
-        let ends = self.ends.load(Ordering::Relaxed);
+        let renewed = self.renewed.load(Ordering::Relaxed);
         let call = self.hand.tick();
         let result = self.storage.write(&op, &ROOT, &WriteOptions::default()).await;
         let ret = if result.is_ok() { self.hand.tick() } else { u64::MAX };
-        // Servers remember whom they answered in memory, and of earlier lives only the last update of each chunk: what is
-        // repeated towards a server that was started anew may be applied twice.
-        if self.ends.load(Ordering::Relaxed) != ends {
+        // Servers remember whom they answered in memory, and of earlier lives only the last update of each chunk; replicas
+        // that are filled do not hear of it. What is repeated towards one of them may be applied twice.
+        if self.renewed.load(Ordering::Relaxed) != renewed {
             self.note(register, Action::Write(value), call, u64::MAX);
         }
         self.look(register, "write", &result);

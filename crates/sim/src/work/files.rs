@@ -114,8 +114,8 @@ impl Worker {
         }
         let (what, names, result) = match self.rng.below(0..10) {
             0..4 => ("write", vec![name.clone()], self.write(&name).await),
-            4..7 => ("read", vec![], self.read(&name).await),
-            7 => ("unlink", vec![name.clone()], self.unlink(&name).await),
+            4..6 => ("read", vec![], self.read(&name).await),
+            6..8 => ("unlink", vec![name.clone()], self.unlink(&name).await),
             8 => {
                 let other = format!("f{}", self.rng.index(NAMES));
                 if other == name || self.state.unknown.contains(&other) {
