@@ -7,11 +7,13 @@ use serde_json::Value;
 use std::fs;
 use std::process::Command;
 
+type Test = fn(&Cluster);
+
 /// The tests share a cluster, since starting one takes longer than each of them.
 #[test]
 fn commands_show_and_change_a_cluster() {
     let mut cluster = Cluster::start(&["--chunk-size", "256KB"]);
-    let tests: &[(&str, fn(&Cluster))] = &[
+    let tests: &[(&str, Test)] = &[
         ("cluster", the_cluster_is_listed),
         ("output", tables_are_aligned_and_json_is_json),
         ("files", files_are_shown_and_changed),
