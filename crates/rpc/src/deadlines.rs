@@ -52,16 +52,15 @@ impl Deadlines {
     }
 
     /// Wakes whose deadline has come, until nobody waits.
-    async fn sweep(self: Arc<Self>) {
-        let running = Running(&self);
-        while let Some(until) = self.wake_expired() {
+    async fn sweep(mut running: Running) {
+        while let Some(until) = running.deadlines.wake_expired() {
             tokio::select! {
                 () = sleep_until(until) => {}
-                () = self.sooner.notified() => {}
+                () = running.deadlines.sooner.notified() => {}
             }
         }
         // Another task may run already.
-        std::mem::forget(running);
+        running.over = true;
     }
 
     /// Returns the first deadline that is left.
@@ -103,7 +102,8 @@ impl Entry<'_> {
             None => {
                 state.wakes = Some(self.deadline);
                 drop(state);
-                tokio::spawn(Arc::clone(self.deadlines).sweep());
+                let running = Running { deadlines: Arc::clone(self.deadlines), over: false };
+                tokio::spawn(Deadlines::sweep(running));
             }
             Some(wakes) if self.deadline < wakes => {
                 state.wakes = Some(self.deadline);
@@ -123,12 +123,17 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// Notes that the task is gone if its runtime drops it.
-struct Running<'a>(&'a Deadlines);
+/// Notes that the task is gone if its runtime drops it, even before it first ran.
+struct Running {
+    deadlines: Arc<Deadlines>,
+    over: bool,
+}
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
-        self.0.state.lock().wakes = None;
+        if !self.over {
+            self.deadlines.state.lock().wakes = None;
+        }
     }
 }
 
@@ -183,6 +188,20 @@ mod tests {
         assert!(deadlines.state.lock().wakes.is_none());
         // And begins again.
         assert_eq!(deadlines.within(after(2), pending::<()>()).await, None);
+    }
+
+    #[test]
+    fn survives_a_runtime_that_never_ran_its_task() {
+        let deadlines = Arc::new(Deadlines::default());
+        for _ in 0..2 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let mut call = Box::pin(deadlines.within(after(100), pending::<()>()));
+                poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await
+            });
+            drop(runtime);
+            assert!(deadlines.state.lock().wakes.is_none());
+        }
     }
 
     #[test]

@@ -110,6 +110,8 @@ impl Storage {
     async fn scrub_target(self: &Arc<Self>, id: TargetId, pass: &mut Pass) {
         let Some((_, open)) = self.serving(id) else { return };
         let metas = open.engine().all_metas();
+        // Not held while this waits: a target that lost its place is opened anew once nobody has it.
+        drop(open);
         let mut chunks: Vec<ChunkId> =
             metas.iter().map(|meta| ChunkId::from_slice(meta.id.as_bytes())).collect();
         drop(metas);
@@ -117,14 +119,16 @@ impl Storage {
         let offset = self.env.random_u64() as usize % chunks.len().max(1);
         chunks.rotate_left(offset);
         for chunk in chunks {
-            // The target may lose its place or be opened anew at any time.
-            let Some((target, open)) = self.serving(id) else { return };
+            let Some((_, open)) = self.serving(id) else { return };
             let length = open.local(&chunk).committed.map_or(0, |version| u64::from(version.length));
+            drop(open);
             let limit = || self.config.get().scrub.max_bytes_per_second.get();
             self.scrub_pace.wait(length.max(LEAST_COST), limit).await;
             if !self.config.get().scrub.enable {
                 return;
             }
+            // The target may have lost its place or been opened anew.
+            let Some((target, open)) = self.serving(id) else { return };
             let verdict = self.scrub_chunk(&target, &open, &chunk).await;
             self.metrics.scrubbed(verdict.name(), length);
             pass.chunks += 1;
@@ -307,7 +311,11 @@ impl Storage {
             open.discard(chunk).await.map_err(failed)?;
             return Err(Status::new(code::STORAGE_CHECKSUM_MISMATCH, "written differently"));
         }
-        open.commit(chunk, ver, chain_ver).await.map_err(failed)?;
+        if let Err(failure) = open.commit(chunk, ver, chain_ver).await {
+            let status = failed(failure);
+            open.discard(chunk).await.map_err(failed)?;
+            return Err(status);
+        }
         open.engine().scrub(chunk.as_slice()).await.map_err(|error| update_status(&error))
     }
 }

@@ -14,7 +14,7 @@ use valor_protocol::storage::{
     ChecksumInfo, ChecksumType, ChunkId, FeatureFlags, GlobalKey, IOResult, MessageTag, UpdateIO,
     UpdateOptions, UpdateReq, UpdateType, VersionedChainId,
 };
-use valor_protocol::{ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status};
+use valor_protocol::{ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, TargetId};
 
 use crate::dedup;
 use crate::recent::Admitted;
@@ -219,11 +219,11 @@ impl Storage {
             && update_ver == ChunkVer(0)
             && let Some(ver) = open.applied().version(incoming.chunk(), &incoming.req.tag)
         {
-            match local.committed {
-                Some(committed) if committed.ver >= ver => {
-                    return Ok((repeated(incoming, ver, &committed), ver));
-                }
-                _ => update_ver = ver,
+            if local.pending.is_some_and(|pending| pending.version.ver == ver) {
+                update_ver = ver;
+            } else {
+                // It was committed; the chunk may have been removed since, and even made anew.
+                return Ok((repeated(incoming, ver, &local.committed.unwrap_or_default()), ver));
             }
         }
         let mut update = Update::new(incoming.intent(update_ver), io.length);
@@ -250,7 +250,7 @@ impl Storage {
                     self.store_version(update, incoming, open, ver, (chain_ver, replace)).await
                 }
                 Step::FinishPending(pending) => {
-                    match Box::pin(self.complete(open, chunk, pending, incoming.chain())).await {
+                    match Box::pin(self.finish_pending(open, chunk, pending, incoming.chain())).await {
                         Ok(()) => update.begin(&open.local(chunk)),
                         Err(status) => Step::Done(failed(status)),
                     }
@@ -357,6 +357,25 @@ impl Storage {
         }
     }
 
+    /// Completes a pending version, or drops it if it is none to be completed. The chunk is locked.
+    async fn finish_pending(
+        self: &Arc<Self>,
+        open: &Arc<OpenTarget>,
+        chunk: &ChunkId,
+        pending: Pending,
+        chain: VersionedChainId,
+    ) -> Result<(), Status> {
+        let local = open.local(chunk);
+        if local.update_ver() > local.commit_ver() {
+            return self.complete(open, chunk, pending, chain).await;
+        }
+        // Left over from being filled or mended.
+        open.discard(chunk).await.map_err(|failure| {
+            self.engine_failed(&open.dir, &failure);
+            update_status(&failure)
+        })
+    }
+
     /// Completes a pending version. The chunk is locked.
     async fn complete(
         self: &Arc<Self>,
@@ -432,23 +451,35 @@ impl Storage {
     pub(crate) async fn complete_pending(self: Arc<Self>) {
         loop {
             sleep(COMPLETE_INTERVAL).await;
-            let map = self.map();
-            let mut count = 0;
-            for target in map.targets() {
-                let Some(open) = &target.store else { continue };
-                let chunks: Vec<ChunkId> = {
-                    let unfinished = open.unfinished.lock();
-                    count += unfinished.len();
-                    unfinished.keys().take(COMPLETE_BATCH).cloned().collect()
-                };
-                if target.info.public_state == PublicTargetState::Serving {
-                    for chunk in chunks {
-                        self.complete_one(target, open, &chunk).await;
-                    }
+            let (todo, count) = self.to_complete();
+            for (target, chunk) in todo {
+                // Looked up each time, so that this work does not keep a target that lost its place from being
+                // opened anew.
+                let map = self.map();
+                let Ok(target) = map.by_id(target).cloned() else { continue };
+                drop(map);
+                if let Some(open) = target.store.clone() {
+                    self.complete_one(&target, &open, &chunk).await;
                 }
             }
             self.metrics.pending.set(count as f64);
         }
+    }
+
+    /// Chunks of serving targets with a pending version to complete, and how many there are in all.
+    fn to_complete(&self) -> (Vec<(TargetId, ChunkId)>, usize) {
+        let map = self.map();
+        let (mut todo, mut count) = (Vec::new(), 0);
+        for target in map.targets() {
+            let Some(open) = &target.store else { continue };
+            let unfinished = open.unfinished.lock();
+            count += unfinished.len();
+            if target.info.public_state == PublicTargetState::Serving {
+                let chunks = unfinished.keys().take(COMPLETE_BATCH).cloned();
+                todo.extend(chunks.map(|chunk| (target.info.target_id, chunk)));
+            }
+        }
+        (todo, count)
     }
 
     async fn complete_one(self: &Arc<Self>, target: &Local, open: &Arc<OpenTarget>, chunk: &ChunkId) {
@@ -459,13 +490,7 @@ impl Storage {
             open.unfinished.lock().remove(chunk);
             return;
         };
-        let outcome = if local.update_ver() <= local.commit_ver() {
-            // Left over from being filled.
-            open.discard(chunk).await.map_err(|failure| update_status(&failure))
-        } else {
-            self.complete(open, chunk, pending, target.info.v_chain_id).await
-        };
-        if let Err(status) = outcome {
+        if let Err(status) = self.finish_pending(open, chunk, pending, target.info.v_chain_id).await {
             tracing::warn!(target = %open.id, %chunk, %status, "pending version not completed");
         }
     }
@@ -474,8 +499,13 @@ impl Storage {
 /// The result of an update that was applied before the process started.
 fn repeated(incoming: &Incoming, ver: ChunkVer, committed: &Version) -> IOResult {
     tracing::info!(chunk = %incoming.chunk(), version = %ver, "update from before the start repeated");
+    let length = match incoming.req.payload.update_type {
+        UpdateType::Extend => committed.length.max(incoming.req.payload.length),
+        UpdateType::Remove => 0,
+        _ => incoming.req.payload.length,
+    };
     IOResult {
-        length_info: Ok(incoming.req.payload.length),
+        length_info: Ok(length),
         update_ver: ver,
         commit_ver: ver,
         commit_chain_ver: committed.chain_ver,

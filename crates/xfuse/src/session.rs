@@ -174,7 +174,10 @@ impl<F: Filesystem> SessionBuilder<F> {
         let path = mounted.path.clone();
         self.serve(mounted).inspect_err(|_| {
             // The connection may have begun, with nobody to serve it.
-            let _ = mount::abort(&path);
+            if mount::abort(&path).is_err() {
+                // Without the right to abort it, at least nobody new gets there.
+                let _ = mount::unmount_with(&path, true);
+            }
         })
     }
 
@@ -190,10 +193,7 @@ impl<F: Filesystem> SessionBuilder<F> {
         let notify = notify::Inner::start(device.clone(), self.notify_threads)?;
         let (mut workers, mut fallback) = self.prepare_queues(&device, &path);
         let most = self.channels.max(workers.len() + 1);
-        let mut runtimes = (0..most)
-            .map(|_| tokio::runtime::Builder::new_current_thread().enable_all().build())
-            .collect::<io::Result<Vec<Runtime>>>()?
-            .into_iter();
+        let mut runtimes = Spare::new(most)?;
         let mut negotiated = self.handshake(&device, notify.notifier(), most)?;
         if !workers.is_empty()
             && let Err(reason) = self.start_queues(&workers, &negotiated)
@@ -207,12 +207,13 @@ impl<F: Filesystem> SessionBuilder<F> {
         }
         let uring = !workers.is_empty();
         let transport = if uring { Transport::Uring } else { Transport::Classic };
+        // Before the channels measure what a wake-up costs.
+        let pm_qos = hold_pm_qos(&self.wait);
         let lanes = self.lanes(&device, &workers)?;
         let (wait, waiting) = (lanes[0].wait.clone(), if uring { workers.len() } else { lanes.len() });
         let pool = Pool::new(negotiated.max_write as usize, self.buffers.max(2 * lanes.len()));
         let per_lane = lanes.iter().map(|lane| (lane.stats.clone(), lane.inflight.clone())).collect();
         let stats = Stats::new(per_lane, waiting, pool.clone());
-        let pm_qos = hold_pm_qos(&self.wait);
         let shared = Arc::new(Shared {
             fs: self.fs,
             shape: Shape::new(negotiated.flags),
@@ -225,7 +226,7 @@ impl<F: Filesystem> SessionBuilder<F> {
         let mut threads = Vec::new();
         let queues = workers.iter().map(|worker| Arc::downgrade(&worker.queue)).collect();
         let mut workers = workers.into_iter();
-        for (index, (lane, runtime)) in lanes.into_iter().zip(&mut runtimes).enumerate() {
+        for (index, (lane, runtime)) in lanes.into_iter().zip(&mut runtimes.0).enumerate() {
             let (shared, finish, hook) = (shared.clone(), finish.clone(), self.on_channel_start.clone());
             let main = move || {
                 runtime.block_on(async {
@@ -358,6 +359,34 @@ impl<F: Filesystem> SessionBuilder<F> {
         capability::report(&negotiated.missing);
         tracing::debug!(?negotiated, "FUSE session established");
         Ok(negotiated)
+    }
+}
+
+/// Runtimes made in advance, so that a start that succeeds so far does not fail for want of them. Those left over end
+/// without being waited for: the session may be started from within another runtime, where waiting is not allowed.
+struct Spare(std::vec::IntoIter<Runtime>);
+
+impl Spare {
+    fn new(count: usize) -> io::Result<Self> {
+        let mut made = Spare(Vec::new().into_iter());
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..count {
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => all.push(runtime),
+                Err(error) => {
+                    made.0 = all.into_iter();
+                    return Err(error);
+                }
+            }
+        }
+        made.0 = all.into_iter();
+        Ok(made)
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        self.0.by_ref().for_each(Runtime::shutdown_background);
     }
 }
 

@@ -100,7 +100,7 @@ fn the_share_follows_the_mix_while_it_changes() {
         println!("mix {share}: {seen:?}");
         assert!(requests >= 1000, "{requests}");
         // A batch is one request; each channel has its own error at both ends of the measurement.
-        assert!(error <= 2.0 * CHANNELS as f64, "share {share}: {} of {requests}", seen.req_fuse);
+        assert!(error <= 2.0 * CHANNELS as f64 + 2.0, "share {share}: {} of {requests}", seen.req_fuse);
         if share == 1.0 {
             assert_eq!((seen.spin_ns, seen.spin_hit, seen.spin_expired), (0, 0, 0));
         }

@@ -131,6 +131,11 @@ impl Cluster {
 
     /// A second mount of the same cluster.
     pub fn mount_again(&mut self, name: &str) -> PathBuf {
+        self.mount_again_with(name, &[])
+    }
+
+    /// A second mount with more arguments.
+    pub fn mount_again_with(&mut self, name: &str, more: &[&str]) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::create_dir_all(&path).expect("mount point");
         let child = Command::new(VALOR)
@@ -139,6 +144,7 @@ impl Cluster {
             .args(["--profile=fast", "--data-dir"])
             .arg(self.data_dir())
             .arg(format!("--dir={}/{name}", self.data_dir().display()))
+            .args(more)
             .spawn()
             .expect("valor mount");
         self.extra_mounts.push((path.clone(), child));

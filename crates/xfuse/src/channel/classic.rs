@@ -57,6 +57,7 @@ pub(crate) async fn serve<F: Filesystem>(
         watch: None,
         found_in_row: 0,
         waited_in_row: 0,
+        settled: false,
     };
     let mut buffer = shared.pool.take().await?;
     let mut burst = 0;
@@ -98,6 +99,8 @@ struct Channel<'a> {
     watch: Option<AsyncFd<Device>>,
     found_in_row: u32,
     waited_in_row: u32,
+    /// This channel has served alone, as far as it knows.
+    settled: bool,
 }
 
 impl Channel<'_> {
@@ -134,6 +137,19 @@ impl Channel<'_> {
             return Ok(step);
         }
         self.block(&mut episode, buffer).await
+    }
+
+    /// A request was waited for. After a number of such the others would only be woken in vain.
+    fn serve_alone(&mut self) {
+        if std::mem::take(&mut self.settled) && !self.state.hot.is_held_by(self.index) {
+            // The others came back since this thread was busy: it has to earn the place again.
+            self.waited_in_row = 0;
+        }
+        self.waited_in_row += 1;
+        if self.waited_in_row >= ALONE && self.state.hot.take(self.index) {
+            self.state.hot.settle(self.index);
+            self.settled = true;
+        }
     }
 
     /// The registration's readiness, if the runtime knows of one already.
@@ -216,11 +232,7 @@ impl Channel<'_> {
                 Step::Request(len) => {
                     self.waiter.woken(episode, blocked);
                     self.waiter.obtained(episode, 1);
-                    self.waited_in_row += 1;
-                    if self.waited_in_row >= ALONE && self.state.hot.take(self.index) {
-                        // The others would only be woken in vain.
-                        self.state.hot.settle(self.index);
-                    }
+                    self.serve_alone();
                     return Ok(Some(len));
                 }
                 Step::Gone => return Ok(None),

@@ -62,6 +62,11 @@ impl Hot {
         }
     }
 
+    /// Whether `channel` has the place.
+    pub(crate) fn is_held_by(&self, channel: usize) -> bool {
+        self.holder.load(Relaxed) == channel
+    }
+
     /// The holder has got its requests one at a time for a while.
     pub(crate) fn settle(&self, channel: usize) {
         if self.holder.load(Relaxed) == channel {
