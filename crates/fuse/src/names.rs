@@ -306,6 +306,13 @@ impl<C: Cluster> Core<C> {
                     Err(status) if is_unknown_service(&status) => Err(Errno::EINVAL),
                     result => {
                         self.renamed(&result.or_errno("rename")?, r.new_parent, r.new_name);
+                        if r.flags == RENAME_EXCHANGE {
+                            // The reply tells only of one of them.
+                            let other = self.cluster.stat(&user, at(r.parent, r.name));
+                            if let Ok(other) = self.run(cx, other).await {
+                                self.renamed(&other, r.parent, r.name);
+                            }
+                        }
                         Ok(())
                     }
                 }
