@@ -2,6 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::dir::NameChanges;
 use crate::handle::{DirHandle, FileHandle, Handles};
 use crate::ids::{from_ino, is_virtual};
 use crate::inode::{Node, Nodes};
@@ -49,6 +50,7 @@ pub(crate) struct Core<C> {
     pub(crate) nodes: Nodes,
     pub(crate) files: Handles<FileHandle>,
     pub(crate) dirs: Handles<DirHandle>,
+    pub(crate) name_changes: NameChanges,
     pub(crate) readers: Readers,
     pub(crate) notifier: OnceLock<Notifier>,
     /// Files written since their last sync.
@@ -71,6 +73,7 @@ impl<C: Cluster> Core<C> {
             nodes: Nodes::new(),
             files: Handles::new(),
             dirs: Handles::new(),
+            name_changes: NameChanges::default(),
             readers: Readers::default(),
             notifier: OnceLock::new(),
             dirty: Mutex::default(),

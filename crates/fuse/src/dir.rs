@@ -7,7 +7,8 @@
 //!
 //! * After a change of a name in the directory the rest is listed again. The kernel lets no change of names run at the
 //!   same time as a listing, so one look at the start of a request is enough.
-//! * An entry whose inode was heard of since then, or has bytes on their way, goes without its inode.
+//! * An entry whose inode was heard of since then, or has bytes on their way, goes without its inode. So does one with
+//!   several names if a name was removed anywhere, as nobody tells which inode that name was of.
 
 use crate::cluster::Cluster;
 use crate::core::Core;
@@ -18,7 +19,7 @@ use crate::inode::tick;
 use bstr::BString;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use valor_protocol::InodeId;
@@ -54,6 +55,10 @@ fn mode(kind: InodeType) -> u32 {
 #[derive(Default)]
 pub(crate) struct Listing {
     entries: Vec<Listed>,
+    /// Entries from the servers; virtual ones come after all of them.
+    real: usize,
+    /// The last name that the servers told, whether or not it is shown.
+    after: BString,
     /// Entries given to the kernel; those after it may be listed again.
     served: usize,
     /// Everything is listed.
@@ -77,21 +82,68 @@ impl Listing {
     fn drop_rest(&mut self) {
         if self.page.take().is_some() {
             self.entries.truncate(self.served);
+            if self.served <= self.real {
+                self.real = self.served;
+                self.after = self.entries.last().map(|entry| entry.name.clone()).unwrap_or_default();
+            }
             self.complete = false;
         }
     }
+
+    /// The end was given out: nothing follows, however old it is.
+    fn has_ended(&self) -> bool {
+        self.complete && self.served == self.entries.len()
+    }
+
+    /// Whether servers may have more to tell.
+    fn wants_real(&self) -> bool {
+        self.entries.len() == self.real
+    }
+
+    /// Adds what servers told, without the name that a virtual entry hides.
+    fn add_real(&mut self, entries: impl Iterator<Item = Listed>, hidden: Option<&str>) {
+        for entry in entries {
+            self.after.clone_from(&entry.name);
+            if hidden.is_none_or(|hidden| entry.name != hidden) {
+                self.entries.push(entry);
+            }
+        }
+        self.real = self.entries.len();
+    }
+
+    /// Adds the virtual entries of the directory, less those given out before the rest was dropped.
+    fn add_virtual(&mut self, entries: impl Iterator<Item = Listed>) {
+        let given = self.entries.len() - self.real;
+        self.entries.extend(entries.skip(given));
+    }
+}
+
+/// When this mount last changed names, as far as the inodes in its table do not tell.
+#[derive(Default)]
+pub(crate) struct NameChanges {
+    /// In the root, which is not in the table.
+    root: AtomicU64,
+    /// A name that may have been one of several of its inode was removed.
+    removal: AtomicU64,
 }
 
 /// A change of names in a directory, noted when it has happened or failed.
 pub(crate) struct NamesChange<'a, C> {
     core: &'a Core<C>,
     parent: u64,
+    removes: bool,
 }
 
 impl<C> Drop for NamesChange<'_, C> {
     fn drop(&mut self) {
-        if let Some(node) = self.core.nodes.get(from_ino(self.parent)) {
-            node.names_changed.fetch_max(tick(), Ordering::AcqRel);
+        let (id, changes, now) = (from_ino(self.parent), &self.core.name_changes, tick());
+        if id == InodeId::ROOT {
+            changes.root.fetch_max(now, Ordering::AcqRel);
+        } else if let Some(node) = self.core.nodes.get(id) {
+            node.names_changed.fetch_max(now, Ordering::AcqRel);
+        }
+        if self.removes {
+            changes.removal.fetch_max(now, Ordering::AcqRel);
         }
     }
 }
@@ -99,7 +151,20 @@ impl<C> Drop for NamesChange<'_, C> {
 impl<C: Cluster> Core<C> {
     /// To be held while a name in a directory changes.
     pub(crate) fn names_change(&self, parent: u64) -> NamesChange<'_, C> {
-        NamesChange { core: self, parent }
+        NamesChange { core: self, parent, removes: false }
+    }
+
+    /// The same while a name in a directory may be removed from what it was a name of.
+    pub(crate) fn name_removal(&self, parent: u64) -> NamesChange<'_, C> {
+        NamesChange { core: self, parent, removes: true }
+    }
+
+    /// When this mount last changed a name in a directory that is open.
+    fn names_changed(&self, id: InodeId) -> u64 {
+        if id == InodeId::ROOT {
+            return self.name_changes.root.load(Ordering::Acquire);
+        }
+        self.nodes.get(id).map_or(0, |node| node.names_changed.load(Ordering::Acquire))
     }
 
     pub(crate) fn opendir(&self, _: &Context, _: Open) -> Opened {
@@ -115,12 +180,11 @@ impl<C: Cluster> Core<C> {
             *listing = Listing { limit, ..Listing::default() };
         }
         let old = |page: &Page| {
-            let changed = self.nodes.get(id).map_or(0, |node| node.names_changed.load(Ordering::Acquire));
-            page.at.elapsed() > FRESH || changed > page.asked || (plus && !page.inodes)
+            page.at.elapsed() > FRESH || self.names_changed(id) > page.asked || (plus && !page.inodes)
         };
         let position = position(r.offset);
         // What is given out without more is as good as ever.
-        if position >= listing.served && listing.page.as_ref().is_some_and(old) {
+        if position >= listing.served && !listing.has_ended() && listing.page.as_ref().is_some_and(old) {
             listing.drop_rest();
         }
         while !listing.complete && listing.entries.len() <= position {
@@ -133,28 +197,25 @@ impl<C: Cluster> Core<C> {
     async fn fetch(&self, cx: &Context, id: InodeId, listing: &mut Listing, plus: bool) -> Result<(), Errno> {
         let (asked, at) = (tick(), Instant::now());
         listing.page = Some(Page { asked, at, inodes: plus });
-        if !is_virtual(id) {
+        if !is_virtual(id) && listing.wants_real() {
             let user = self.user(cx);
-            let after = listing.entries.last().map(|entry| entry.name.clone()).unwrap_or_default();
+            let after = listing.after.clone();
             let page =
                 self.run(cx, self.page(&user, id, after, listing.limit, plus)).await.or_errno("readdir")?;
             listing.complete = !page.more || page.entries.is_empty();
             listing.limit = LIST_LIMIT;
             let mut inodes = page.inodes.into_iter();
-            listing.entries.extend(page.entries.into_iter().map(|entry| {
+            let entries = page.entries.into_iter().map(|entry| {
                 let inode = inodes.next().filter(|inode| inode.id == entry.data.id).map(Box::new);
                 Listed { name: entry.name, id: entry.data.id, kind: entry.data.r#type, inode }
-            }));
-            if id == InodeId::ROOT {
-                // The virtual directory hides a real one of its name.
-                listing.entries.retain(|entry| entry.name != crate::virt::VIRT_NAME);
-            }
+            });
+            listing.add_real(entries, (id == InodeId::ROOT).then_some(crate::virt::VIRT_NAME));
         } else {
             listing.complete = true;
         }
         if listing.complete {
             let virt = self.virtual_list(id).into_iter();
-            listing.entries.extend(
+            listing.add_virtual(
                 virt.map(|entry| Listed {
                     inode: self.virtual_inode(cx, entry.id).ok().map(Box::new),
                     ..entry
@@ -234,6 +295,7 @@ impl<C: Cluster> Core<C> {
             }
         }
         let asked = listing.page.map_or(0, |page| page.asked);
+        let removed = self.name_changes.removal.load(Ordering::Acquire) > asked;
         for (index, next) in numbered(&listing.entries, r.offset) {
             if !buffer.fits(listing.entries[index].name.len()) {
                 break;
@@ -244,6 +306,9 @@ impl<C: Cluster> Core<C> {
             let name = OsStr::from_bytes(&entry.name);
             let added = match &inode {
                 Some(inode) if is_virtual(entry.id) => buffer.add(&self.plain_entry(cx, inode), next, name),
+                Some(inode) if removed && inode.data.nlink > 1 => {
+                    buffer.add_plain(to_ino(entry.id), next, mode(entry.kind), name)
+                }
                 Some(inode) => match self.nodes.add_listed(inode, asked) {
                     Some(node) => {
                         self.readers.note_name(&node, r.ino, name);
@@ -272,4 +337,60 @@ fn position(offset: u64) -> usize {
 fn numbered(entries: &[Listed], offset: u64) -> impl Iterator<Item = (usize, u64)> + use<> {
     let skip = position(offset).min(entries.len());
     (skip..entries.len()).map(|index| (index, index as u64 + DOTS + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(names: &[&str]) -> Vec<Listed> {
+        let entry = |name: &&str| Listed {
+            name: (*name).into(),
+            id: InodeId(9),
+            kind: InodeType::Directory,
+            inode: None,
+        };
+        names.iter().map(entry).collect()
+    }
+
+    /// What comes of a listing of `real` and `virt` whose rest is dropped after `served` entries.
+    fn dropped(real: &[&str], virt: &[&str], served: usize) -> Listing {
+        let page = Some(Page { asked: tick(), at: Instant::now(), inodes: false });
+        let mut listing = Listing { page, served, complete: true, ..Listing::default() };
+        listing.add_real(listed(real).into_iter(), Some("v"));
+        listing.add_virtual(listed(virt).into_iter());
+        listing.drop_rest();
+        listing
+    }
+
+    fn names(listing: &Listing) -> String {
+        listing.entries.iter().map(|entry| entry.name.to_string()).collect()
+    }
+
+    #[test]
+    fn servers_are_asked_for_what_follows_the_last_real_name_given_out() {
+        for (served, rest, after) in [(0, "", ""), (1, "a", "a"), (2, "ab", "b"), (3, "abw", "w")] {
+            let mut listing = dropped(&["a", "b", "v", "w"], &["v"], served);
+            assert_eq!((names(&listing).as_str(), listing.after.to_string().as_str()), (rest, after));
+            assert!(listing.wants_real() && !listing.complete);
+            listing.add_real(listed(&["x"]).into_iter(), Some("v"));
+            listing.add_virtual(listed(&["v"]).into_iter());
+            assert_eq!(names(&listing), format!("{rest}xv"));
+        }
+    }
+
+    #[test]
+    fn virtual_entries_given_out_are_not_given_again() {
+        let mut listing = dropped(&["a"], &["v", "w", "x"], 3);
+        assert!(!listing.wants_real(), "the servers have told all before the first virtual one");
+        listing.add_virtual(listed(&["v", "w", "x"]).into_iter());
+        assert_eq!(names(&listing), "avwx");
+    }
+
+    #[test]
+    fn a_page_that_shows_nothing_is_not_asked_for_again() {
+        let mut listing = Listing::default();
+        listing.add_real(listed(&["v"]).into_iter(), Some("v"));
+        assert_eq!((names(&listing).as_str(), listing.after.to_string().as_str()), ("", "v"));
+    }
 }

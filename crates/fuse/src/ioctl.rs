@@ -140,8 +140,12 @@ impl<C: Cluster> Core<C> {
         let parent = InodeId(fields.u64()?);
         let name = fields.name(255)?;
         let user = self.user(cx);
+        let _change = self.names_change(to_ino(parent));
         let linked = self.cluster.hard_link(&user, from_ino(r.ino), PathAt::at(parent, name));
-        self.run(cx, linked).await.or_errno("hardlink")?;
+        let inode = self.run(cx, linked).await.or_errno("hardlink")?;
+        if let Some(node) = self.nodes.get(inode.id) {
+            node.refresh(&inode);
+        }
         Ok(done(Bytes::new()))
     }
 
@@ -198,7 +202,7 @@ impl<C: Cluster> Core<C> {
             return Err(Errno::EINVAL);
         }
         let user = self.user(cx);
-        let change = (self.names_change(to_ino(from)), self.names_change(to_ino(to)));
+        let change = (self.names_change(to_ino(from)), self.name_removal(to_ino(to)));
         let renamed = self.cluster.rename(&user, PathAt::at(from, old), PathAt::at(to, new), to_trash);
         self.run(cx, renamed).await.or_errno("move")?;
         drop(change);
@@ -218,7 +222,7 @@ impl<C: Cluster> Core<C> {
             return Err(Errno::EINVAL);
         }
         let user = self.user(cx);
-        let change = self.names_change(to_ino(parent));
+        let change = self.name_removal(to_ino(parent));
         self.run(cx, self.cluster.remove(&user, PathAt::at(parent, name), recursive))
             .await
             .or_errno("remove")?;

@@ -255,7 +255,7 @@ impl<C: Cluster> Core<C> {
         not_virtual(r.parent)?;
         let user = self.user(cx);
         self.hold_readers(&user, r.parent, r.name).await;
-        let _change = self.names_change(r.parent);
+        let _change = self.name_removal(r.parent);
         self.run(cx, self.cluster.unlink(&user, at(r.parent, r.name))).await.or_errno("unlink")
     }
 
@@ -287,7 +287,7 @@ impl<C: Cluster> Core<C> {
         not_virtual(r.parent)?;
         let user = self.user(cx);
         let from = at(r.parent, r.name);
-        let _change = (self.names_change(r.parent), self.names_change(r.new_parent));
+        let _change = (self.names_change(r.parent), self.name_removal(r.new_parent));
         if from_ino(r.new_parent) == InodeId::RM_RF && r.flags == 0 {
             return self.run(cx, self.cluster.remove(&user, from, true)).await.or_errno("rm-rf");
         }
@@ -306,6 +306,13 @@ impl<C: Cluster> Core<C> {
                     Err(status) if is_unknown_service(&status) => Err(Errno::EINVAL),
                     result => {
                         self.renamed(&result.or_errno("rename")?, r.new_parent, r.new_name);
+                        if r.flags == RENAME_EXCHANGE {
+                            // The reply tells only of one of them.
+                            let other = self.cluster.stat(&user, at(r.parent, r.name));
+                            if let Ok(other) = self.run(cx, other).await {
+                                self.renamed(&other, r.parent, r.name);
+                            }
+                        }
                         Ok(())
                     }
                 }

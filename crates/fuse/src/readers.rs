@@ -42,7 +42,9 @@ impl Readers {
         let old = known.replace(place.clone());
         if node.handles.load(Ordering::Acquire) > 0 {
             let mut places = self.0.lock();
-            if let Some(old) = old {
+            if let Some(old) = old
+                && places.get(&old).is_some_and(|other| Arc::ptr_eq(other, node))
+            {
                 places.remove(&old);
             }
             places.insert(place, node.clone());

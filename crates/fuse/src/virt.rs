@@ -204,7 +204,7 @@ impl<C: Cluster> Core<C> {
         let (parent, name) = self.resolve(cx, target).await.or_errno("rm-rf")?;
         let user = self.user(cx);
         let path = PathAt::at(parent, name.clone());
-        let change = self.names_change(to_ino(parent));
+        let change = self.name_removal(to_ino(parent));
         self.run(cx, self.cluster.remove(&user, path, true)).await.or_errno("rm-rf")?;
         drop(change);
         tracing::info!(uid = cx.uid(), path = %BString::from(target), "tree removed");
@@ -228,7 +228,7 @@ impl<C: Cluster> Core<C> {
         let (parent, name) = self.resolve(cx, path).await.or_errno("mv")?;
         let user = self.user(cx);
         let (from, to) = (PathAt::at(parent, name.clone()), at(new_parent, new_name));
-        let _change = (self.names_change(to_ino(parent)), self.names_change(new_parent));
+        let _change = (self.names_change(to_ino(parent)), self.name_removal(new_parent));
         let inode = match self.run(cx, self.cluster.rename(&user, from, to, false)).await {
             Ok(inode) => inode,
             Err(status) => return Err(errno::from("mv", &status)),

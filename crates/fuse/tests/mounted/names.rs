@@ -135,6 +135,27 @@ fn rename_flags_are_atomic_or_refused() {
 }
 
 #[test]
+fn exchanged_directories_know_their_new_parents() {
+    if !can_mount() {
+        return;
+    }
+    let m = harness::new();
+    fs::create_dir_all(m.path("a/x")).unwrap();
+    fs::create_dir_all(m.path("b/y")).unwrap();
+    let ino = |path: &str| fs::metadata(m.path(path)).unwrap().ino();
+    let (x, y, a, b) = (ino("a/x"), ino("b/y"), ino("a"), ino("b"));
+    rustix::fs::renameat_with(CWD, m.path("a/x"), CWD, m.path("b/y"), RenameFlags::EXCHANGE).unwrap();
+    for (dir, parent) in [("a/x", a), ("b/y", b)] {
+        let fd = rustix::fs::open(m.path(dir), OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let mut entries = rustix::fs::Dir::new(fd).unwrap();
+        let dots = entries.find(|entry| entry.as_ref().unwrap().file_name() == c"..").unwrap();
+        assert_eq!(dots.unwrap().ino(), parent, "{dir}");
+    }
+    assert_eq!((ino("a/x"), ino("b/y")), (y, x));
+    m.close();
+}
+
+#[test]
 fn large_directories_and_their_dots() {
     if !can_mount() {
         return;
