@@ -167,10 +167,6 @@ impl OpenTarget {
         replace: bool,
         commit: bool,
     ) -> Result<Prepared, EngineError> {
-        if replace {
-            // What was pending goes, and the update that made it may never have been applied.
-            self.store.applied.forget_pending(chunk);
-        }
         let present = self.engine().get_meta(chunk.as_slice());
         let checksum = Some(change.crc);
         let kind = match change.kind {
