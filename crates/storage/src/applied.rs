@@ -82,10 +82,13 @@ impl Applied {
         [&marks.pending, &marks.committed].into_iter().flatten().find(same).map(|mark| mark.ver)
     }
 
-    /// The chunk's pending version was dropped or replaced.
-    pub fn forget_pending(&self, chunk: &ChunkId) {
-        if let Some(marks) = self.0.lock().get_mut(chunk) {
-            marks.pending = None;
+    /// The chunk's pending version was dropped, or other content has taken its place: its update has not happened here.
+    pub fn forget_pending(&self, chunk: &ChunkId, ver: ChunkVer) {
+        let mut all = self.0.lock();
+        let Some(marks) = all.get_mut(chunk) else { return };
+        // Another version may be pending by now; what was committed since the start stays known.
+        if let Some(mark) = marks.pending.take_if(|mark| mark.ver == ver) {
+            tracing::debug!(%chunk, %ver, request = %mark.request, "update from before the start is gone");
         }
     }
 }

@@ -168,6 +168,7 @@ impl OpenTarget {
         commit: bool,
     ) -> Result<Prepared, EngineError> {
         let present = self.engine().get_meta(chunk.as_slice());
+        let before = present.as_ref().and_then(|meta| meta.pending);
         let checksum = Some(change.crc);
         let kind = match change.kind {
             UpdateType::Write if replace => UpdateKind::Replace { data: pieces(change.data), checksum },
@@ -191,7 +192,17 @@ impl OpenTarget {
             chunk_size: change.chunk_size,
             tag: change.tag,
         };
-        self.run(chunk, update, commit).await
+        let stored = self.run(chunk, update, commit).await?;
+        if replace && let Some(before) = before {
+            // The same content under the same number means that the update has happened elsewhere too.
+            let same = (before.version.ver, before.version.length) == (ver.0, stored.length)
+                && crc32c(before.version.checksum) == stored.checksum
+                && !before.removes;
+            if !same {
+                self.store.applied.forget_pending(chunk, ChunkVer(before.version.ver));
+            }
+        }
+        Ok(stored)
     }
 
     async fn run(
@@ -254,7 +265,9 @@ impl OpenTarget {
     /// The engine's.
     pub async fn discard(&self, chunk: &ChunkId) -> Result<(), EngineError> {
         self.unfinished.lock().remove(chunk);
-        self.store.applied.forget_pending(chunk);
+        if let Some(pending) = self.local(chunk).pending {
+            self.store.applied.forget_pending(chunk, pending.version.ver);
+        }
         self.engine().discard_pending(chunk.as_slice()).await
     }
 

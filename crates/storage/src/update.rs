@@ -498,7 +498,8 @@ impl Storage {
 
 /// The result of an update that was applied before the process started.
 fn repeated(incoming: &Incoming, ver: ChunkVer, committed: &Version) -> IOResult {
-    tracing::info!(chunk = %incoming.chunk(), version = %ver, "update from before the start repeated");
+    let request = incoming.req.tag.request_id;
+    tracing::info!(chunk = %incoming.chunk(), version = %ver, %request, "update from before the start repeated");
     let length = match incoming.req.payload.update_type {
         UpdateType::Extend => committed.length.max(incoming.req.payload.length),
         UpdateType::Remove => 0,

@@ -338,3 +338,39 @@ async fn repeated_after_the_last_serving_returns(restart: bool) {
 async fn repeated_write_is_applied_once_when_the_last_serving_target_loses_its_place() {
     repeated_after_the_last_serving_returns(false).await;
 }
+
+/// A write is pending at the head alone when the head ends. It is filled by the one that went on without it, so the write
+/// is gone: its client, which repeats it, must not hear that it was done.
+#[tokio::test]
+async fn repeated_write_is_applied_if_filling_replaced_what_was_pending_at_a_restart() {
+    let cluster = Cluster::start(2).await;
+    cluster.write(chunk(1), 0, pattern(1, 2000)).await;
+    cluster.kill(1).await;
+    let mut lost = cluster.write_req(chunk(1), 0, pattern(2, 1000));
+    let end = async {
+        eventually("the write is pending at the head", async || {
+            let metas = cluster.metas(0).await;
+            metas.iter().any(|meta| meta.update_ver != meta.commit_ver).then_some(())
+        })
+        .await;
+        cluster.kill(0).await;
+        cluster.notice(0);
+    };
+    let (result, ()) = tokio::join!(cluster.send_write(0, &lost), end);
+    assert!(result.length_info.is_err(), "{result:?}");
+    cluster.start_node(1).await;
+    let other = cluster.write(chunk(1), 1000, pattern(3, 1000)).await;
+    assert_eq!(other.update_ver, ChunkVer(2), "the number of the lost write");
+    cluster.start_node(0).await;
+    cluster.settle().await;
+    cluster.kill(1).await;
+    cluster.notice(1);
+    eventually("the repeated write is answered", async || {
+        lost.payload.key.v_chain_id = cluster.chain();
+        lost.retry_count += 1;
+        cluster.send_write(0, &lost).await.length_info.ok()
+    })
+    .await;
+    let expect = [pattern(2, 1000), pattern(3, 1000)].concat();
+    assert_eq!(cluster.read(0, chunk(1)).await.unwrap(), expect);
+}
