@@ -80,12 +80,14 @@ fn direct_writes_of_one_file_do_not_wait_for_each_other() {
     fs::write(&path, vec![0; 64 << 10]).unwrap();
     let storage = &m.services.storage;
     let before = storage.writes.load(Ordering::Relaxed);
+    let open = || OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+    // Opened before: the kernel may look at the file for an open, and a look waits for the writes.
+    let files = [(); 4].map(|()| open());
+    files[0].metadata().unwrap();
     storage.held.send_replace(true);
     std::thread::scope(|scope| {
-        for index in 0..4_u8 {
-            let path = &path;
+        for (index, file) in (0..4_u8).zip(&files) {
             scope.spawn(move || {
-                let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
                 file.write_all_at(&[index + 1; 4096], u64::from(index) * 8192).unwrap();
             });
         }
@@ -97,6 +99,7 @@ fn direct_writes_of_one_file_do_not_wait_for_each_other() {
         storage.held.send_replace(false);
         assert_eq!(on_their_way, 4);
     });
+    drop(files);
     let text = fs::read(&path).unwrap();
     assert_eq!(text.len(), 64 << 10);
     for (index, block) in text.chunks(4096).enumerate() {
