@@ -58,26 +58,6 @@ pub fn attributes(inode: &Inode) -> abi::Attr {
     }
 }
 
-/// The same in the form of statx(2).
-pub fn statx(attr: &abi::Attr) -> abi::StatxAttr {
-    let time = |seconds: u64, tv_nsec| abi::SxTime { tv_sec: seconds as i64, tv_nsec, reserved: 0 };
-    abi::StatxAttr {
-        mask: libc::STATX_BASIC_STATS,
-        blksize: attr.blksize,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        mode: attr.mode as u16,
-        ino: attr.ino,
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: time(attr.atime, attr.atimensec),
-        ctime: time(attr.ctime, attr.ctimensec),
-        mtime: time(attr.mtime, attr.mtimensec),
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

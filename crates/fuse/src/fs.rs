@@ -1,6 +1,5 @@
 //! The kernel's operations, each handed to the part that knows it.
 
-use crate::attr;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::core::{Core, MountParams};
@@ -63,10 +62,9 @@ impl<C: Cluster> Filesystem for FuseFs<C> {
         self.core.getattr(cx, r.ino).await
     }
 
-    async fn statx(&self, cx: &Context, r: Statx) -> Result<StatxReply, Errno> {
-        let Attr { valid, attr } = self.core.getattr(cx, r.ino).await?;
-        Ok(StatxReply { valid, stat: attr::statx(&attr) })
-    }
+    // STATX would bring the time of birth only, which 3FS does not keep. Once it is refused, the kernel answers statx(2)
+    // from the attributes it has; otherwise it would ask again for each file whose time of birth a program wants, as
+    // Rust's `metadata` does.
 
     async fn setattr(&self, cx: &Context, r: Setattr) -> Result<Attr, Errno> {
         self.core.setattr(cx, r).await
