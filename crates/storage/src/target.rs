@@ -168,7 +168,17 @@ impl OpenTarget {
         commit: bool,
     ) -> Result<Prepared, EngineError> {
         let present = self.engine().get_meta(chunk.as_slice());
-        let before = present.as_ref().and_then(|meta| meta.pending);
+        if replace && let Some(before) = present.as_ref().and_then(|meta| meta.pending) {
+            // The same content under the same number means that the update has happened elsewhere too.
+            let (version, length) = (before.version, change.data.len());
+            let same = (version.ver, version.checksum, version.length as usize)
+                == (ver.0, change.crc, length)
+                && !before.removes;
+            if !same {
+                // Before the replacement, which goes on even if nobody waits for it.
+                self.store.applied.forget_pending(chunk, ChunkVer(version.ver));
+            }
+        }
         let checksum = Some(change.crc);
         let kind = match change.kind {
             UpdateType::Write if replace => UpdateKind::Replace { data: pieces(change.data), checksum },
@@ -192,17 +202,7 @@ impl OpenTarget {
             chunk_size: change.chunk_size,
             tag: change.tag,
         };
-        let stored = self.run(chunk, update, commit).await?;
-        if replace && let Some(before) = before {
-            // The same content under the same number means that the update has happened elsewhere too.
-            let same = (before.version.ver, before.version.length) == (ver.0, stored.length)
-                && crc32c(before.version.checksum) == stored.checksum
-                && !before.removes;
-            if !same {
-                self.store.applied.forget_pending(chunk, ChunkVer(before.version.ver));
-            }
-        }
-        Ok(stored)
+        self.run(chunk, update, commit).await
     }
 
     async fn run(
