@@ -212,7 +212,7 @@ impl Default for ValorConfig {
         ValorConfig {
             channels: 0,
             transport: "auto".into(),
-            mix: "auto".into(),
+            mix: "1".into(),
             max_window: Duration::from_micros(50),
             spin_budget: 0.25,
             pm_qos: false,
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn waiting_is_set_by_text_and_changes_while_running() {
         let live = Live::new(Config::default());
-        assert_eq!(live.get().valor.wait_policy().unwrap().mix, xfuse::Mix::Auto);
+        assert_eq!(live.get().valor.wait_policy().unwrap().mix, xfuse::Mix::FUSE);
         live.hot_update("valor.mix = \"0.25\"\nvalor.max_window = \"20us\"", "test").unwrap();
         let policy = live.get().valor.wait_policy().unwrap();
         assert_eq!((policy.mix, policy.max_window.as_micros()), (xfuse::Mix::Fixed(0.25), 20));

@@ -192,7 +192,7 @@ impl Waiter {
         self.caller_due = self.caller_due.wrapping_sub(1);
         if !self.caller_due.is_multiple_of(LOOK_AT_CALLER)
             || !self.state.can_spin
-            || (self.state.share() >= 1.0 && !self.state.auto.load(Relaxed))
+            || self.state.share() >= 1.0
         {
             return;
         }
