@@ -50,7 +50,7 @@ fn the_mix_changes_on_a_live_mount() {
     std::fs::create_dir(&dir).expect("mkdir");
     let first = report(&cluster);
     assert_eq!(first["transport"], "classic", "{first}");
-    assert_eq!(first["mix"], "auto");
+    assert_eq!(first["mix"], "1");
     for share in ["1", "0.25", "0", "0.5", "1"] {
         let said = cluster.admin(&["mount-set", &format!("mix={share}"), "max-window=30"]);
         assert!(said.contains(&format!("mix {share},")) && said.contains("window up to 30 us"), "{said}");
