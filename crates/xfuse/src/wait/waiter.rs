@@ -188,6 +188,8 @@ impl Waiter {
 
     /// Looks now and then whether the process that sent a request runs on this thread's CPU: spinning would then only
     /// keep it from running.
+    ///
+    /// Not where nothing spins: reading about a process may wait for it, and it waits for this thread.
     pub(crate) fn look_at_caller(&mut self, pid: u32) {
         self.caller_due = self.caller_due.wrapping_sub(1);
         if !self.caller_due.is_multiple_of(LOOK_AT_CALLER)
