@@ -26,6 +26,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("linux-libc-dev", "/usr/include/linux/fuse.h"),
 ];
 
+/// How long tests run fresh seeds of the simulator.
+const SIM_MINUTES: &str = "5";
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
@@ -58,6 +61,7 @@ fn test(filter: &[String]) -> Result<(), String> {
         cargo(&[&["test", "--workspace", "--exclude", "valor"], &refs(filter)[..]].concat())?;
         cargo(&[&["test", "--workspace", "--bin", "valor"], &refs(filter)[..]].concat())
     })?;
+    step("fresh seeds of the simulator", || sim(&["--minutes".into(), SIM_MINUTES.into()]))?;
     // Tests on real mounts move hundreds of megabytes: they run optimised, as users do.
     step("tests of the whole system", || {
         cargo(&[&["test", "--release", "-p", "valor", "--test", "*"], &refs(filter)[..]].concat())

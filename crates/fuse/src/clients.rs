@@ -132,6 +132,10 @@ impl Cluster for Clients {
         self.meta.truncate(user, inode, length).await
     }
 
+    async fn extend(&self, user: &UserInfo, inode: InodeId, length: u64) -> Result<Inode, Status> {
+        self.meta.extend(user, inode, length).await
+    }
+
     async fn extend_stripe(&self, user: &UserInfo, inode: InodeId, stripe: u32) -> Result<Inode, Status> {
         self.meta.extend_stripe(user, inode, stripe).await
     }

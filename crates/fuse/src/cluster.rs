@@ -43,6 +43,8 @@ calls! {
     utimes(inode: InodeId, atime: Option<UtcTime>, mtime: Option<UtcTime>) -> Inode;
     /// Sets a file's length.
     truncate(inode: InodeId, length: u64) -> Inode;
+    /// Makes a file at least this long.
+    extend(inode: InodeId, length: u64) -> Inode;
     /// Makes a file use at least `stripe` chains.
     extend_stripe(inode: InodeId, stripe: u32) -> Inode;
     /// Creates a directory.

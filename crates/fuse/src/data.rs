@@ -119,7 +119,7 @@ impl<C: Cluster> Core<C> {
             self.zero(&user, node, r.offset..end.min(length), length).await?;
         }
         if !keep_size && end > length {
-            self.truncate(cx, node, end).await?;
+            self.extend(cx, node, end).await?;
         }
         Ok(())
     }

@@ -165,13 +165,32 @@ impl<C: Cluster> Core<C> {
         size: u64,
     ) -> Result<Inode, Errno> {
         let user = self.user(cx);
+        self.change_length(node, self.cluster.truncate(&user, node.id(), size)).await.or_errno("truncate")
+    }
+
+    /// Makes a file at least so long, after everything written before.
+    pub(crate) async fn extend(
+        self: &Arc<Self>,
+        cx: &Context,
+        node: &Arc<Node>,
+        size: u64,
+    ) -> Result<Inode, Errno> {
+        let user = self.user(cx);
+        self.change_length(node, self.cluster.extend(&user, node.id(), size)).await.or_errno("fallocate")
+    }
+
+    async fn change_length(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        call: impl Future<Output = Result<Inode, Status>>,
+    ) -> Result<Inode, Status> {
         let change = async {
             let written = {
                 let mut dynamic = node.dynamic.lock();
                 dynamic.forget_accepted();
                 dynamic.written
             };
-            let result = self.cluster.truncate(&user, node.id(), size).await;
+            let result = call.await;
             match &result {
                 Ok(inode) => {
                     let mut dynamic = node.dynamic.lock();
@@ -183,7 +202,7 @@ impl<C: Cluster> Core<C> {
             }
             result
         };
-        self.exclusively(node, change).await.or_errno("truncate")
+        self.exclusively(node, change).await
     }
 
     /// Sets times after everything written before, which would change them otherwise.

@@ -265,6 +265,18 @@ impl Storage {
         todo.into_inner().1
     }
 
+    /// Waits until this server's target has another place in the chain than under this version.
+    async fn moved_on(&self, chain: VersionedChainId) -> Status {
+        let mut changes = self.changes();
+        loop {
+            if let Err(status) = self.lookup(chain, false) {
+                return status;
+            }
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
     /// Brings the successor to what this replica has of a chunk.
     async fn send_chunk(
         self: &Arc<Self>,
@@ -275,8 +287,12 @@ impl Storage {
     ) -> Result<(), Status> {
         let limit = || self.config.get().sync_worker.max_bytes_per_second.get();
         if !self.fills.is_carried(chain, chunk) {
-            // Before the chunk is locked, so that no update waits for this.
-            self.pace.wait(planned, limit).await;
+            // Before the chunk is locked, so that no update waits for this. The target is in use meanwhile, which keeps
+            // it from being opened again should it lose its place.
+            tokio::select! {
+                () = self.pace.wait(planned, limit) => {}
+                status = self.moved_on(chain) => return Err(status),
+            }
         }
         let config = self.config.get();
         let lock = open.locks.lock(chunk, config.storage.max_waiters_per_chunk as usize).await;

@@ -206,21 +206,23 @@ fn waiting_overrides(args: &MountArgs) -> Vec<(String, String)> {
     settings.into_iter().filter_map(|(key, value)| Some((format!("valor.{key}"), value?))).collect()
 }
 
-/// Changes of the configuration reach the running session.
+/// Changes of the configuration reach the running session, also those since it was started.
 fn follow_config(live: &Arc<Live<Config>>, session: &xfuse::Session) {
     let handle = session.wait_handle();
-    let last = parking_lot::Mutex::new(live.get().valor.wait_policy().ok());
-    live.on_update(move |config| {
+    let follow = move |config: &Config| {
         let Ok(policy) = config.valor.wait_policy() else { return };
-        let mut last = last.lock();
         // Setting the automatic mix again would make it start anew.
-        if last.map(|last| last.mix) != Some(policy.mix) {
+        if handle.mix() != policy.mix {
             handle.set_mix(policy.mix);
             tracing::info!(mix = %policy.mix, "the mix changed");
         }
         handle.set_max_window(policy.max_window);
-        *last = Some(policy);
+    };
+    live.on_update({
+        let follow = follow.clone();
+        move |config| follow(config)
     });
+    follow(&live.get());
 }
 
 fn serve_args(args: MountArgs) -> ServeArgs {

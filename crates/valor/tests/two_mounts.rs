@@ -209,3 +209,35 @@ fn concurrent_appends_of_two_mounts_never_overwrite() {
     }
     cluster.down();
 }
+
+/// A mount that makes a file longer judges by the length it knows; what others append meanwhile must stay.
+#[test]
+fn fallocate_cuts_nothing_that_another_mount_appends() {
+    const LINES: usize = 200;
+    let mut cluster = Cluster::start(&["--chunk-size", "64KB"]);
+    let (here, there) = (cluster.mount().join("log"), cluster.mount_again("second").join("log"));
+    File::create(&here).expect("create");
+    let appends = std::thread::spawn(move || {
+        let mut file = OpenOptions::new().append(true).open(here).expect("open for append");
+        for line in 0..LINES {
+            let text = format!("line {line} {}\n", "-".repeat(line % 900));
+            assert_eq!(file.write(text.as_bytes()).expect("append"), text.len());
+        }
+    });
+    let file = OpenOptions::new().read(true).write(true).open(&there).expect("open");
+    while !appends.is_finished() {
+        let length = file.metadata().expect("stat").len() as i64;
+        // SAFETY: plain integers and a descriptor that is open.
+        assert_eq!(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length + 100) }, 0);
+    }
+    appends.join().expect("appends");
+    let text = std::fs::read(&there).expect("read");
+    let lines: Vec<_> =
+        text.split(|byte| *byte == 0 || *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines.len(), LINES, "none lost, none torn");
+    for (number, line) in lines.iter().enumerate() {
+        let expected = format!("line {number} {}", "-".repeat(number % 900));
+        assert_eq!(*line, expected.as_bytes());
+    }
+    cluster.down();
+}

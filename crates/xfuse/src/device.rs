@@ -32,6 +32,13 @@ pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the connection has ended.
+pub(crate) fn is_gone(fd: &OwnedFd) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    // Errors are reported without being asked for.
+    Ok(poll(&mut [PollFd::new(fd, PollFlags::empty())], Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
+}
+
 /// Waits up to `timeout` for a request to be readable.
 pub(crate) fn wait_readable(fd: &OwnedFd, timeout: std::time::Duration) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -40,12 +40,18 @@ impl Inflight {
         })
     }
 
+    /// Takes a free slot, if there is one.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<SlotGuard> {
+        let index = self.free.lock().pop()?;
+        Some(SlotGuard { table: self.clone(), index })
+    }
+
     /// Takes a free slot, waiting for one if all are busy.
     pub(crate) async fn acquire(self: &Arc<Self>) -> SlotGuard {
         loop {
             let released = self.released.notified();
-            if let Some(index) = self.free.lock().pop() {
-                return SlotGuard { table: self.clone(), index };
+            if let Some(slot) = self.try_acquire() {
+                return slot;
             }
             released.await;
         }

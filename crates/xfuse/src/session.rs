@@ -12,7 +12,7 @@ use crate::dispatch::{Lane, Port, Shared};
 use crate::fs::{Filesystem, SessionInfo};
 use crate::inflight::Inflight;
 use crate::init::{self, InitConfig, Negotiated};
-use crate::mount::{self, MountError, MountOptions, Mounted, Unmounted};
+use crate::mount::{self, Connection, MountError, MountOptions, Mounted, Unmounted};
 use crate::notify::{self, Notifier};
 use crate::stats::{ChannelStats, Stats};
 use crate::transport::{InUse, Transport};
@@ -56,6 +56,8 @@ pub struct SessionBuilder<F> {
 /// A mounted file system being served. Dropping it detaches the mount.
 pub struct Session {
     path: PathBuf,
+    /// Unknown after [`SessionBuilder::attach`].
+    connection: Option<Connection>,
     negotiated: Negotiated,
     stats: Stats,
     wait: WaitHandle,
@@ -172,9 +174,14 @@ impl<F: Filesystem> SessionBuilder<F> {
     pub fn mount(self, path: impl AsRef<Path>) -> Result<Session, MountError> {
         let mounted = mount::mount(path.as_ref(), &self.mount)?;
         let path = mounted.path.clone();
-        self.serve(mounted).inspect_err(|_| {
+        let connection = Connection::of(&path)
+            .inspect_err(
+                |error| tracing::warn!(path = %path.display(), %error, "the mount cannot be aborted"),
+            )
+            .ok();
+        self.serve(mounted, connection.clone()).inspect_err(|_| {
             // The connection may have begun, with nobody to serve it.
-            if mount::abort(&path).is_err() {
+            if connection.is_none_or(|connection| connection.abort().is_err()) {
                 // Without the right to abort it, at least nobody new gets there.
                 let _ = mount::unmount_with(&path, true);
             }
@@ -184,14 +191,14 @@ impl<F: Filesystem> SessionBuilder<F> {
     /// Serves a connection that someone else has mounted, given its device descriptor, from INIT on. The session does
     /// not unmount. More than one channel needs a real device; any other packet socket serves for tests.
     pub fn attach(self, device: OwnedFd) -> Result<Session, MountError> {
-        self.serve(Mounted { device, path: PathBuf::new(), _auto_unmount: None })
+        self.serve(Mounted { device, path: PathBuf::new(), _auto_unmount: None }, None)
     }
 
-    fn serve(mut self, mounted: Mounted) -> Result<Session, MountError> {
+    fn serve(mut self, mounted: Mounted, connection: Option<Connection>) -> Result<Session, MountError> {
         let Mounted { device, path, _auto_unmount } = mounted;
         let device = Arc::new(device);
         let notify = notify::Inner::start(device.clone(), self.notify_threads)?;
-        let (mut workers, mut fallback) = self.prepare_queues(&device, &path);
+        let (mut workers, mut fallback) = self.prepare_queues(&device, connection.is_some());
         let most = self.channels.max(workers.len() + 1);
         let mut runtimes = Spare::new(most)?;
         let mut negotiated = self.handshake(&device, notify.notifier(), most)?;
@@ -221,7 +228,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             notify: notify.clone(),
             inflight: lanes.iter().map(|lane| lane.inflight.clone()).collect(),
         });
-        let (finish, ended) = Finish::new(lanes.len(), uring, self.drain_timeout, path.clone());
+        let (finish, ended) = Finish::new(lanes.len(), uring, self.drain_timeout, connection.clone());
         let finish = Arc::new(finish);
         let mut threads = Vec::new();
         let queues = workers.iter().map(|worker| Arc::downgrade(&worker.queue)).collect();
@@ -254,6 +261,7 @@ impl<F: Filesystem> SessionBuilder<F> {
         }
         Ok(Session {
             path,
+            connection,
             negotiated,
             stats,
             wait: WaitHandle(wait),
@@ -268,12 +276,12 @@ impl<F: Filesystem> SessionBuilder<F> {
     }
 
     /// Threads with rings, if io_uring is wanted and possible as far as can be told before INIT; else why not.
-    fn prepare_queues(&mut self, device: &Arc<OwnedFd>, path: &Path) -> (Vec<Worker>, Option<String>) {
+    fn prepare_queues(&mut self, device: &Arc<OwnedFd>, can_abort: bool) -> (Vec<Worker>, Option<String>) {
         self.init.want = self.init.want - InitFlags::OVER_IO_URING;
         if self.transport != Transport::Uring {
             return (Vec::new(), None);
         }
-        if path.as_os_str().is_empty() {
+        if !can_abort {
             return (
                 Vec::new(),
                 Some("the session does not know its mount, which it may have to abort".into()),
@@ -453,13 +461,24 @@ impl Session {
     }
 
     /// Unmounts, or detaches if files are in use. The session ends when the last user is gone.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is mounted there no more, even if something else is.
     pub fn unmount(&self) -> io::Result<Unmounted> {
+        if !self.is_mounted() {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
         mount::unmount(&self.path)
+    }
+
+    /// Whether the path still leads here, as far as that can be told.
+    fn is_mounted(&self) -> bool {
+        !self.path.as_os_str().is_empty() && self.connection.as_ref().is_none_or(Connection::is_on_top)
     }
 
     /// Fails all requests and ends the session, whoever still uses it.
     pub fn abort(&self) -> io::Result<()> {
-        mount::abort(&self.path)
+        self.connection.as_ref().ok_or(io::ErrorKind::NotFound)?.abort()
     }
 
     /// Blocks until the session has ended and its threads are gone.
@@ -494,7 +513,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.is_ended()
-            && !self.path.as_os_str().is_empty()
+            && self.is_mounted()
             && let Err(error) = mount::unmount_with(&self.path, true)
             // It may have been unmounted already and only wait for its last user.
             && error.raw_os_error() != Some(libc::EINVAL)

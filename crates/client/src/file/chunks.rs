@@ -114,7 +114,8 @@ impl FileIo {
         Ok((removed, more))
     }
 
-    /// Gives the chunk in which a file of `length` bytes ends its length, creating it if need be. Nothing for length 0.
+    /// Gives the chunk in which a file of `length` bytes ends its length, creating it if need be; with `only_extend` it
+    /// is left as it is where it is longer. Nothing for length 0.
     ///
     /// # Errors
     /// 3102 beyond the largest possible file, else what storage failed with.
@@ -123,6 +124,7 @@ impl FileIo {
         user: &UserInfo,
         map: &FileMap,
         length: u64,
+        only_extend: bool,
     ) -> Result<(), Status> {
         let Some(last_byte) = length.checked_sub(1) else { return Ok(()) };
         let Some(piece) = map.pieces(last_byte, 1, 0)?.pop() else { return Ok(()) };
@@ -131,7 +133,7 @@ impl FileIo {
             chunk_id: map.chunk_id(piece.chunk_index),
             chunk_len: piece.offset + 1,
             chunk_size: map.chunk_size(),
-            only_extend: false,
+            only_extend,
         };
         self.storage.truncate_chunk(&op, user, &WriteOptions::default()).await.map(drop)
     }

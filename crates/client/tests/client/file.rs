@@ -96,7 +96,7 @@ async fn a_file_behaves_like_bytes() {
         let mut model = Model::default();
         for step in 0..60 {
             let (offset, length) = (below(1500), below(400));
-            match below(8) {
+            match below(9) {
                 0..=3 => {
                     let data: Vec<u8> = (0..length).map(|_| below(255) as u8 + 1).collect();
                     let write = FileWrite { map: &map, offset: offset as u64, data: data.clone().into() };
@@ -115,10 +115,15 @@ async fn a_file_behaves_like_bytes() {
                         let removed = io.remove_chunks(&user, &map, length, 2, 0, RetryOptions::default());
                         more = removed.await.unwrap().1;
                     }
-                    io.truncate_last_chunk(&user, &map, offset as u64).await.unwrap();
+                    io.truncate_last_chunk(&user, &map, offset as u64, false).await.unwrap();
                     model.bytes.resize(offset, 0);
                 }
                 5 => {
+                    io.truncate_last_chunk(&user, &map, offset as u64, true).await.unwrap();
+                    let grown = model.bytes.len().max(offset);
+                    model.bytes.resize(grown, 0);
+                }
+                6 => {
                     let (start, end) = (offset / 64 * 64, (offset + length) / 64 * 64);
                     let end = end.min(model.bytes.len() / 64 * 64);
                     if start < end && end < model.bytes.len() {

@@ -239,20 +239,28 @@ impl Direct {
         Ok(())
     }
 
-    async fn truncated(&self, user: &UserInfo, inode: &Inode, length: u64) -> Result<Inode, Status> {
+    async fn truncated(
+        &self,
+        user: &UserInfo,
+        inode: &Inode,
+        length: u64,
+        only_extend: bool,
+    ) -> Result<Inode, Status> {
         {
             let mut chunks = self.services.storage.chunks.lock();
             let chunks = chunks.entry(inode.id).or_default();
-            chunks.retain(|index, _| u64::from(*index) * CHUNK < length);
+            if !only_extend {
+                chunks.retain(|index, _| u64::from(*index) * CHUNK < length);
+            }
             if length > 0 {
                 let last = ((length - 1) / CHUNK) as u32;
                 let len = (length - u64::from(last) * CHUNK) as usize;
-                chunks.entry(last).or_default().resize(len, 0);
+                let chunk = chunks.entry(last).or_default();
+                chunk.resize(if only_extend { chunk.len().max(len) } else { len }, 0);
             }
         }
-        let base = self.base(user);
-        let req =
-            SyncReq { base, inode: inode.id, update_length: true, truncated: true, ..SyncReq::default() };
+        let (base, truncated) = (self.base(user), !only_extend);
+        let req = SyncReq { base, inode: inode.id, update_length: true, truncated, ..SyncReq::default() };
         Ok(self.meta("truncate").sync(req).await?.stat)
     }
 
@@ -292,7 +300,7 @@ impl Cluster for Direct {
             dyn_stripe: true,
         };
         let rsp = self.meta("open").open(req).await?;
-        if rsp.need_truncate { self.truncated(user, &rsp.stat, 0).await } else { Ok(rsp.stat) }
+        if rsp.need_truncate { self.truncated(user, &rsp.stat, 0, false).await } else { Ok(rsp.stat) }
     }
 
     async fn create(
@@ -314,7 +322,7 @@ impl Cluster for Direct {
             dyn_stripe: true,
         };
         let rsp = self.meta("create").create(req).await?;
-        if rsp.need_truncate { self.truncated(user, &rsp.stat, 0).await } else { Ok(rsp.stat) }
+        if rsp.need_truncate { self.truncated(user, &rsp.stat, 0, false).await } else { Ok(rsp.stat) }
     }
 
     async fn close(
@@ -374,7 +382,12 @@ impl Cluster for Direct {
 
     async fn truncate(&self, user: &UserInfo, inode: InodeId, length: u64) -> Result<Inode, Status> {
         let inode = self.stat(user, PathAt::inode(inode)).await?;
-        self.truncated(user, &inode, length).await
+        self.truncated(user, &inode, length, false).await
+    }
+
+    async fn extend(&self, user: &UserInfo, inode: InodeId, length: u64) -> Result<Inode, Status> {
+        let inode = self.stat(user, PathAt::inode(inode)).await?;
+        self.truncated(user, &inode, length, true).await
     }
 
     async fn extend_stripe(&self, user: &UserInfo, inode: InodeId, stripe: u32) -> Result<Inode, Status> {

@@ -8,6 +8,7 @@ use crate::overrides::{self, Overrides};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,8 +136,7 @@ impl Process {
                     .into(),
             );
         }
-        std::fs::create_dir_all(&args.dir)
-            .map_err(|error| format!("--dir {}: {error}", args.dir.display()))?;
+        create_dir(&args.dir).map_err(|error| format!("--dir {}: {error}", args.dir.display()))?;
         let lock = try_lock_file(&args.dir.join("process.lock"))?;
         raise_file_limit();
         let options = LogOptions { filter: args.log.clone(), json: args.log_json };
@@ -375,6 +375,14 @@ fn read<T: Tree>(base: T, path: Option<&Path>, list: &[(String, String)], flag: 
     let live = Live::new(tree);
     overrides::apply(&live, list, flag).map_err(|error| error.to_string())?;
     Ok((*live.get()).clone())
+}
+
+/// Makes a directory that nobody else can write, whatever the umask.
+///
+/// # Errors
+/// As `mkdir`.
+pub fn create_dir(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
 /// Takes a lock file for as long as the returned handle lives.

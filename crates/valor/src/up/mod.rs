@@ -5,6 +5,7 @@ mod loopdev;
 mod plan;
 mod supervise;
 
+use crate::serve::create_dir;
 use bootstrap::Bootstrap;
 use loopdev::LoopDisk;
 use plan::{Plan, Ports};
@@ -182,8 +183,7 @@ async fn wait_for_mount(mount_point: &Path, deadline: Instant) -> Result<(), Str
 }
 
 fn prepare_dir(data_dir: &Path) -> Result<PathBuf, String> {
-    std::fs::create_dir_all(data_dir)
-        .map_err(|error| format!("--data-dir {}: {error}", data_dir.display()))?;
+    create_dir(data_dir).map_err(|error| format!("--data-dir {}: {error}", data_dir.display()))?;
     data_dir.canonicalize().map_err(|error| format!("--data-dir {}: {error}", data_dir.display()))
 }
 
@@ -378,7 +378,7 @@ fn groups_toml(ports: [u16; 2]) -> String {
 
 fn program(name: String, args: Vec<String>, dir: &Path) -> Program {
     // A missing directory shows as an error of the start itself.
-    let _ = std::fs::create_dir_all(dir);
+    let _ = create_dir(dir);
     let output = dir.join(format!("{name}.out"));
     Program { name, args, output }
 }

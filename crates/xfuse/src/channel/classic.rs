@@ -2,6 +2,7 @@
 
 use super::End;
 use crate::buffer::RequestBuffer;
+use crate::device;
 use crate::dispatch::{Lane, RequestBytes, Route, SMALL, Shared, dispatch};
 use crate::fs::Filesystem;
 use crate::wait::WaitState;
@@ -62,7 +63,14 @@ pub(crate) async fn serve<F: Filesystem>(
     let mut buffer = shared.pool.take().await?;
     let mut burst = 0;
     loop {
-        let slot = lane.inflight.acquire().await;
+        let slot = match lane.inflight.try_acquire() {
+            Some(slot) => slot,
+            // Requests that hold all slots may never end, but the connection may.
+            None => tokio::select! {
+                slot = lane.inflight.acquire() => slot,
+                gone = channel.gone() => return gone,
+            },
+        };
         let Some(len) = channel.receive(&mut buffer).await? else { return Ok(End::Gone) };
         buffer.set_filled(len);
         channel.waiter.look_at_caller(caller(buffer.request()));
@@ -75,7 +83,13 @@ pub(crate) async fn serve<F: Filesystem>(
         };
         dispatch(shared, lane, request, slot, Route::Device);
         if buffer.is_empty() {
-            buffer = shared.pool.take().await?;
+            buffer = match shared.pool.try_take()? {
+                Some(buffer) => buffer,
+                None => tokio::select! {
+                    buffer = shared.pool.take() => buffer?,
+                    gone = channel.gone() => return gone,
+                },
+            };
         }
         burst += 1;
         if burst == BURST {
@@ -137,6 +151,21 @@ impl Channel<'_> {
             return Ok(step);
         }
         self.block(&mut episode, buffer).await
+    }
+
+    /// Waits for the end of the connection, and for nothing else.
+    async fn gone(&mut self) -> io::Result<End> {
+        let watch = match &self.watch {
+            Some(watch) => watch,
+            None => self.watch.insert(register(&self.lane.fd)?),
+        };
+        loop {
+            let mut ready = watch.ready(Interest::ERROR).await?;
+            if device::is_gone(&self.lane.fd)? {
+                return Ok(End::Gone);
+            }
+            ready.clear_ready();
+        }
     }
 
     /// A request was waited for. After a number of such the others would only be woken in vain.

@@ -3,10 +3,10 @@
 use super::{End, classic, uring};
 use crate::dispatch::{Lane, Port, Shared};
 use crate::fs::Filesystem;
+use crate::mount::Connection;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -23,7 +23,7 @@ pub(crate) struct Finish {
     gone: watch::Sender<bool>,
     /// How long requests may take to end after the kernel has gone.
     patience: Duration,
-    path: PathBuf,
+    connection: Option<Connection>,
     /// Channels that may fail before nobody would serve: with queues, none may.
     spare: AtomicUsize,
 }
@@ -34,12 +34,12 @@ impl Finish {
         channels: usize,
         queues: bool,
         patience: Duration,
-        path: PathBuf,
+        connection: Option<Connection>,
     ) -> (Self, watch::Receiver<bool>) {
         let (end, ended) = watch::channel(false);
         let (gone, _) = watch::channel(false);
         let spare = AtomicUsize::new(if queues { 0 } else { channels - 1 });
-        (Finish { barrier: Barrier::new(channels), end, gone, patience, path, spare }, ended)
+        (Finish { barrier: Barrier::new(channels), end, gone, patience, connection, spare }, ended)
     }
 
     /// A channel has failed. Others may go on; if nobody would serve its requests, the connection ends.
@@ -55,14 +55,11 @@ impl Finish {
 
     /// Ends the connection: some of its requests would never be answered.
     fn abort(&self) {
-        if self.path.as_os_str().is_empty() {
-            return;
-        }
-        let path = self.path.clone();
+        let Some(connection) = self.connection.clone() else { return };
         // It may wait for locks that callers hold, so not on a thread that serves them.
         let started = std::thread::Builder::new().name("fuse-abort".into()).spawn(move || {
-            if let Err(error) = crate::mount::abort(&path) {
-                tracing::error!(path = %path.display(), %error, "aborting the connection failed");
+            if let Err(error) = connection.abort() {
+                tracing::error!(?connection, %error, "aborting the connection failed");
             }
         });
         if let Err(error) = started {

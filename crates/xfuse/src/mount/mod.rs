@@ -1,9 +1,11 @@
 //! Attaching a device descriptor to a directory, and detaching it.
 
+mod connection;
 mod fusermount;
 mod info;
 mod options;
 
+pub(crate) use connection::Connection;
 pub use info::{MountEntry, mounts};
 pub use options::{MountMethod, MountOptions};
 
@@ -21,6 +23,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the kernel may take to fail the requests of a daemon that was killed.
 const DYING: Duration = Duration::from_secs(2);
+/// Times that a stale mount which the kernel does not find is looked for again.
+const TRIES: u32 = 3;
 /// Pause between two looks at it.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -164,15 +168,6 @@ pub(crate) fn unmount_with(path: &Path, lazy: bool) -> io::Result<()> {
     }
 }
 
-/// Fails all requests of the mount at `path`, present and future, and ends its session.
-pub(crate) fn abort(path: &Path) -> io::Result<()> {
-    // MNT_FORCE makes the kernel abort the connection; whether the unmount succeeds does not matter.
-    match rustix::mount::unmount(path, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
-        Err(rustix::io::Errno::INVAL) => Err(io::ErrorKind::NotFound.into()),
-        result => Ok(result?),
-    }
-}
-
 /// State of a path where a FUSE file system may be mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountState {
@@ -216,10 +211,15 @@ fn ask(path: &Path) -> Option<rustix::io::Errno> {
 /// Detaches dead FUSE mounts stacked at `path`; returns how many there were.
 pub fn clear_stale(path: &Path) -> io::Result<usize> {
     let mut cleared = 0;
+    let mut in_vain = 0;
     while state(path)? == MountState::Stale {
         match unmount_with(&absolute(path)?, true) {
-            // Someone else was faster, `fusermount3 -o auto_unmount` for example.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => continue,
+            // Someone else was faster, `fusermount3 -o auto_unmount` for example; or the mount is locked, since it was
+            // inherited from another user namespace.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && in_vain < TRIES => {
+                in_vain += 1;
+                continue;
+            }
             result => result?,
         }
         tracing::warn!(path = %path.display(), "cleared a mount whose daemon is gone");

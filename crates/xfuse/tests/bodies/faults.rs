@@ -232,6 +232,25 @@ fn a_busy_mount_is_detached_and_ends_with_its_last_user() {
 }
 
 #[test]
+fn a_detached_mount_can_be_aborted() {
+    if !can_mount() {
+        return;
+    }
+    let m = mount_with(Faulty::default(), 2);
+    let file = fs::File::open(m.path("plain")).unwrap();
+    assert_eq!(m.session().unmount().unwrap(), Unmounted::Detached);
+    // What is mounted in its place is somebody else's.
+    let other = xfuse::Session::builder(Faulty::default()).mount(m.dir.path()).unwrap();
+    m.session().abort().unwrap();
+    m.session().wait();
+    let mut byte = [0];
+    let read = std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, SIZE - 1);
+    assert!(matches!(errno(read), Some(libc::ECONNABORTED | libc::ENOTCONN)));
+    assert_eq!(std::fs::read(m.path("plain")).unwrap().len(), SIZE as usize);
+    other.close().unwrap();
+}
+
+#[test]
 fn notifications() {
     if !can_mount() {
         return;

@@ -26,6 +26,8 @@ use tokio::io::unix::AsyncFd;
 
 /// Completions handled in a row before other tasks of the thread get a turn.
 const BURST: u32 = 32;
+/// How long a reply may be kept back for others to be submitted with it.
+const BATCH_TIME: Duration = Duration::from_micros(20);
 /// How long the kernel may take to complete what it holds when the connection has ended.
 const REAP: Duration = Duration::from_secs(2);
 
@@ -84,6 +86,7 @@ async fn drain<F: Filesystem>(
     burst: &mut u32,
 ) -> io::Result<Option<u64>> {
     let mut requests = 0;
+    let mut began = Instant::now();
     queue.begin_batch();
     while let Some((index, result)) = queue.completion() {
         match completed(index, result)? {
@@ -95,6 +98,13 @@ async fn drain<F: Filesystem>(
                 requests += 1;
                 handle(shared, lane, queue, index).await?;
             }
+        }
+        let now = Instant::now();
+        if now - began > BATCH_TIME {
+            // A handler that computes must not delay those who have been answered.
+            began = now;
+            queue.end_batch()?;
+            queue.begin_batch();
         }
         *burst += 1;
         if *burst >= BURST {
