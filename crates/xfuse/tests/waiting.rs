@@ -180,3 +180,30 @@ fn an_idle_mount_does_not_wake_up() {
         waits_of_channels() == before
     });
 }
+
+/// A child closes the files it has inherited while it executes another program, and waits for the mount then. Whoever
+/// serves must not wait for the child.
+#[test]
+fn callers_that_execute_programs_are_served() {
+    if !can_mount() {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mount = Mount::new(Mix::XFUSE);
+    let file = File::open(mount.dir.path().join("f")).unwrap();
+    let (done, outcome) = std::sync::mpsc::channel();
+    let children = std::thread::spawn(move || {
+        for _ in 0..500 {
+            assert!(std::process::Command::new("true").status().unwrap().success());
+        }
+        drop(file);
+        done.send(()).unwrap();
+    });
+    let served = outcome.recv_timeout(Duration::from_secs(60));
+    if served.is_err() {
+        mount.session.abort().unwrap();
+    }
+    children.join().unwrap();
+    assert!(served.is_ok(), "the mount hangs");
+    assert!(mount.counters().req_xfuse > 500, "each child closed the file");
+}

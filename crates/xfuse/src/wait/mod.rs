@@ -8,6 +8,7 @@
 
 pub mod budget;
 pub(crate) mod calibrate;
+pub(crate) mod caller;
 pub(crate) mod hot;
 pub mod pm_qos;
 pub(crate) mod waiter;
@@ -62,6 +63,7 @@ pub(crate) struct WaitState {
     budget: Mutex<Budget>,
     tuning: Mutex<Tuning>,
     pub(crate) hot: hot::Hot,
+    pub(crate) callers: caller::Looker,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,7 @@ impl WaitState {
             budget: Mutex::new(Budget::new(policy.cpu_budget, 0)),
             tuning: Mutex::new(tuning),
             hot: hot::Hot::default(),
+            callers: caller::Looker::default(),
         };
         state.set_mix(policy.mix);
         state.set_max_window(policy.max_window);

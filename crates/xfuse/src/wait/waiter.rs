@@ -1,6 +1,7 @@
 //! The waiting of one thread: labels, windows and counters. The channel does the polling and blocking.
 
 use super::WaitState;
+use super::caller::Seen;
 use super::window::Window;
 use crate::mix::{Diffuser, Label};
 use crate::stats::ChannelStats;
@@ -22,6 +23,7 @@ pub(crate) struct Waiter {
     window: Window,
     /// Countdown to the next look at the caller's CPU, and what the last one saw.
     caller_due: u32,
+    caller: Seen,
     caller_is_here: bool,
 }
 
@@ -60,6 +62,7 @@ impl Waiter {
             epoch,
             window,
             caller_due: 0,
+            caller: Seen::new(),
             caller_is_here: false,
         }
     }
@@ -188,8 +191,6 @@ impl Waiter {
 
     /// Looks now and then whether the process that sent a request runs on this thread's CPU: spinning would then only
     /// keep it from running.
-    ///
-    /// Not where nothing spins: reading about a process may wait for it, and it waits for this thread.
     pub(crate) fn look_at_caller(&mut self, pid: u32) {
         self.caller_due = self.caller_due.wrapping_sub(1);
         if !self.caller_due.is_multiple_of(LOOK_AT_CALLER)
@@ -198,17 +199,12 @@ impl Waiter {
         {
             return;
         }
-        self.caller_is_here =
-            pid != 0 && cpu_of(pid).is_some_and(|cpu| cpu == rustix::thread::sched_getcpu());
+        // What the last question found out; the answer to this one comes later.
+        self.caller_is_here = self.caller.is_cpu(rustix::thread::sched_getcpu());
+        if pid != 0 {
+            self.state.callers.ask(pid, &self.caller);
+        }
     }
-}
-
-/// The CPU a process last ran on: field 39 of its `stat`.
-fn cpu_of(pid: u32) -> Option<usize> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field may hold anything, blanks and parentheses included.
-    let rest = &text[text.rfind(')')? + 1..];
-    rest.split_ascii_whitespace().nth(36)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -270,11 +266,5 @@ mod tests {
         let counters = &stats.wait;
         assert_eq!((counters.spin_hit.load(Relaxed), counters.spin_expired.load(Relaxed)), (1, 1));
         assert!(counters.spin_ns.load(Relaxed) >= window);
-    }
-
-    #[test]
-    fn the_cpu_of_a_process_is_known() {
-        assert!(cpu_of(std::process::id()).is_some());
-        assert_eq!(cpu_of(u32::MAX), None);
     }
 }
