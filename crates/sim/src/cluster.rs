@@ -2,6 +2,7 @@
 
 mod boot;
 mod client;
+mod replace;
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;

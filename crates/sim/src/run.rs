@@ -147,6 +147,7 @@ async fn scenario(
         Ok::<_, String>(workers)
     };
     let workers = timeout(DRAIN, ended).await.map_err(|_| "clients do not end".to_owned())??;
+    cluster.replace_damaged().await?;
     cluster.wait_until_whole(RECOVERY).await?;
     settle(&cluster, verdict, hand, &history, &registers, workers, rng).await
 }

@@ -237,6 +237,14 @@ impl Storage {
         let identity = TargetIdentity::new(req.target_id.0, req.chain_id.0);
         let engine_dir = dir.join(ENGINE);
         let options = self.engine_options(identity.target_id);
+        // Data that are damaged may be all there is.
+        if !matches!(TargetIdentity::read(&disk, &dir).await, Ok(None)) {
+            return Err(failure(format!(
+                "{} holds a target that could not be opened (this server's log says why); move it away to make the \
+                 target anew, without its data",
+                dir.display()
+            )));
+        }
         // What an interrupted creation left has no identity file, so nobody counts on it.
         remove_tree(&disk, &engine_dir).await.map_err(io)?;
         let engine = Engine::create(disk.clone(), &engine_dir, options).await;

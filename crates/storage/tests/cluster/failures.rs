@@ -269,6 +269,13 @@ async fn damaged_target_is_left_out_at_start() {
     cluster.notice(1);
     cluster.write(chunk(2), 0, pattern(2, 100)).await;
     assert_eq!(cluster.read(0, chunk(2)).await.unwrap(), pattern(2, 100));
+    // Nobody makes it anew over data that may still be wanted.
+    let refused = cluster.create_target(1, true).await.unwrap_err();
+    assert!(refused.message.contains("move it away"), "{refused}");
+    cluster.disks[1].handle().remove_file(&disk_path(1).join("2/target.toml")).await.unwrap();
+    cluster.create_target(1, true).await.unwrap();
+    cluster.settle().await;
+    cluster.assert_equal_replicas().await;
 }
 
 #[tokio::test]
