@@ -41,6 +41,8 @@
 
 pub mod abi;
 mod buffer;
+#[cfg(test)]
+mod buffer_tests;
 pub mod capability;
 mod channel;
 mod context;
@@ -51,6 +53,8 @@ mod dispatch;
 mod errno;
 mod fs;
 mod inflight;
+#[cfg(test)]
+mod inflight_tests;
 pub mod init;
 pub mod mix;
 pub mod mount;
@@ -60,6 +64,7 @@ mod reply;
 pub mod request;
 mod session;
 pub mod stats;
+mod sync;
 pub mod transport;
 pub mod wait;
 

@@ -9,6 +9,8 @@
 pub mod budget;
 pub(crate) mod calibrate;
 pub(crate) mod hot;
+#[cfg(test)]
+mod hot_tests;
 pub mod pm_qos;
 pub(crate) mod waiter;
 pub mod window;

@@ -5,6 +5,7 @@
 //! to classic, and a queue that nobody serves hangs every process on its CPU: hence the order of [`start`], and the end
 //! of the whole connection when one queue fails.
 
+mod entries;
 mod memory;
 mod queue;
 pub(crate) mod start;
