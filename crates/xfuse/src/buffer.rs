@@ -118,6 +118,11 @@ impl Pool {
         Ok(Some(RequestBuffer { mapping: Some(mapping), filled: 0, pool: self.0.clone() }))
     }
 
+    /// Bytes of the largest request that a buffer holds.
+    pub(crate) fn room(&self) -> usize {
+        self.0.buffer_len - START
+    }
+
     /// Buffers in use.
     pub(crate) fn in_use(&self) -> usize {
         let state = self.0.state.lock();

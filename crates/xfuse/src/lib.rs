@@ -39,6 +39,10 @@
 //! # Ok::<(), xfuse::MountError>(())
 //! ```
 
+// Some unit tests share code with the tests beside the crate.
+#[cfg(test)]
+extern crate self as xfuse;
+
 pub mod abi;
 mod buffer;
 #[cfg(test)]

@@ -319,6 +319,25 @@ impl Queue {
     }
 }
 
+#[cfg(test)]
+impl Queue {
+    /// Adds an entry that is the kernel's, without telling the kernel.
+    pub(super) fn add_entry(&self, payload_len: usize) -> (u16, Arc<Area>) {
+        let area = Arc::new(Area::new(payload_len).expect("memory"));
+        (self.entries.add(area.clone()), area)
+    }
+
+    /// As if the entry had been submitted.
+    pub(super) fn give_back(&self, index: u16) {
+        self.entries.give(index);
+    }
+
+    /// As if the kernel had completed the operation on an entry.
+    pub(super) fn complete(&self, index: u16) {
+        self.early.lock().push_back((u64::from(index), 0));
+    }
+}
+
 impl Drop for Queue {
     fn drop(&mut self) {
         let held = self.entries.with_kernel();
