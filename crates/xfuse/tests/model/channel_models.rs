@@ -18,6 +18,8 @@ struct Device(Mutex<Connection>);
 struct Connection {
     requests: u32,
     gone: bool,
+    /// Who waits for the last request to be served.
+    callers: Option<Waker>,
     watches: [Option<Watch>; 2],
 }
 
@@ -78,9 +80,25 @@ impl Device {
             0 => Step::Empty,
             _ => {
                 connection.requests -= 1;
+                if connection.requests == 0 {
+                    connection.callers.take().into_iter().for_each(Waker::wake);
+                }
                 Step::Request
             }
         }
+    }
+
+    /// Waits until all requests are served.
+    async fn served(&self) {
+        poll_fn(|task| {
+            let mut connection = self.0.lock();
+            if connection.requests == 0 {
+                return Poll::Ready(());
+            }
+            connection.callers = Some(task.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -130,10 +148,7 @@ fn all_is_served(preemptions: usize, requests: u32, spins: bool) {
             thread::spawn(move || serve(&device, &hot, channel, spins && channel == 1))
         });
         (0..requests).for_each(|_| device.tell(|connection| connection.requests += 1));
-        // Who waits for a request that nobody serves waits for ever: only then may the end come.
-        while device.0.lock().requests > 0 {
-            thread::yield_now();
-        }
+        block_on(device.served());
         device.tell(|connection| connection.gone = true);
         let served: u32 = channels.into_iter().map(|channel| channel.join().unwrap()).sum();
         assert_eq!(served, requests);

@@ -33,7 +33,7 @@ fn a_slot_is_given_out_once_and_nobody_waits_for_a_free_one() {
 
 #[test]
 fn drained_returns_after_the_last_slot_and_not_before() {
-    check(4, || {
+    check(3, || {
         let table = Inflight::new(2);
         let ended = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
         let others = [0, 1].map(|index| {
