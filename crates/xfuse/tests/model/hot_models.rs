@@ -93,22 +93,43 @@ fn one_settles_at_most_and_is_not_displaced() {
     });
 }
 
-/// Hits of one who has lost the place do not count for the next.
-#[test]
-fn hits_belong_to_their_holder() {
-    check(4, || {
+/// What one who has lost the place does for it counts neither for the next nor for nobody.
+fn former(act: fn(&Hot), displace: fn(&Hot) -> bool) {
+    check(3, move || {
         let hot = Arc::new(Hot::default());
         assert!(hot.take(0));
-        (0..15).for_each(|_| hot.hit(0));
-        let last = thread::spawn({
+        let former = thread::spawn({
             let hot = hot.clone();
-            move || hot.hit(0)
+            move || act(&hot)
         });
-        let taken = hot.take(1);
-        last.join().unwrap();
-        assert_eq!(hot.is_held_by(1), taken, "taken from who had settled");
-        assert_eq!((hot.is_other(1), hot.is_other(0)), (!taken, false));
+        let displaced = displace(&hot);
+        former.join().unwrap();
+        assert_eq!(hot.is_held_by(0), !displaced, "taken from who had settled");
+        assert!(!hot.is_other(0), "who came has not settled");
+        assert_eq!(hot.is_other(2), !displaced);
     });
+}
+
+#[test]
+fn hits_belong_to_their_holder() {
+    former(|hot| (0..16).for_each(|_| hot.hit(0)), |hot| hot.take(1));
+}
+
+#[test]
+fn settling_belongs_to_its_holder() {
+    former(|hot| hot.settle(0), |hot| hot.take(1));
+}
+
+/// As the others do it when the holder seems to be gone.
+#[test]
+fn nobody_settles_on_a_place_that_was_left() {
+    former(
+        |hot| hot.settle(0),
+        |hot| {
+            hot.leave(0);
+            true
+        },
+    );
 }
 
 /// With timers: a settled channel that serves no more, without ever leaving, keeps nobody from watching again.

@@ -143,6 +143,7 @@ fn deserved(verdict: Verdict, opcode: Option<Opcode>) -> i32 {
 }
 
 #[tokio::test]
+#[cfg_attr(miri, ignore = "needs io_uring")]
 async fn entries_are_answered_once_and_as_they_deserve() {
     let Some(served) = Served::new() else { return };
     let mut random = Random::from_env();
@@ -173,6 +174,7 @@ async fn entries_are_answered_once_and_as_they_deserve() {
 
 /// A completion that nobody waits for, or of an entry that is not there, is no request.
 #[tokio::test]
+#[cfg_attr(miri, ignore = "needs io_uring")]
 async fn completions_of_nothing_are_skipped() {
     let Some(served) = Served::new() else { return };
     served.queue.complete(served.index);
