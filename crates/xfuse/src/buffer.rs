@@ -1,14 +1,13 @@
 //! Page-aligned request buffers that return to their pool when the last reference to their payload is dropped.
 
+use crate::sync::{Mutex, Notify};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use tokio::sync::Notify;
 
 /// Bytes before the payload of a WRITE: the request header and `fuse_write_in`.
-const WRITE_HEADERS: usize = size_of::<crate::abi::InHeader>() + size_of::<crate::abi::WriteIn>();
+pub(crate) const WRITE_HEADERS: usize = size_of::<crate::abi::InHeader>() + size_of::<crate::abi::WriteIn>();
 /// Where requests are read to, so that the payload of a WRITE starts on a page boundary: the kernel then copies
 /// page to page, and the payload suits direct I/O.
 const START: usize = 4096 - WRITE_HEADERS;
@@ -119,6 +118,11 @@ impl Pool {
         Ok(Some(RequestBuffer { mapping: Some(mapping), filled: 0, pool: self.0.clone() }))
     }
 
+    /// Bytes of the largest request that a buffer holds.
+    pub(crate) fn room(&self) -> usize {
+        self.0.buffer_len - START
+    }
+
     /// Buffers in use.
     pub(crate) fn in_use(&self) -> usize {
         let state = self.0.state.lock();
@@ -176,34 +180,5 @@ impl Drop for RequestBuffer {
             self.pool.state.lock().idle.push(mapping);
             self.pool.returned.notify_waiters();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn buffers_return_when_the_payload_is_dropped() {
-        let pool = Pool::new(1 << 20, 1);
-        let mut buffer = pool.take().await.unwrap();
-        assert!(buffer.space().len() >= (1 << 20) + WRITE_HEADERS);
-        buffer.space()[WRITE_HEADERS..WRITE_HEADERS + 3].copy_from_slice(b"abc");
-        buffer.set_filled(WRITE_HEADERS + 3);
-        let request = buffer.freeze();
-        let payload = request.slice(WRITE_HEADERS..);
-        assert_eq!(payload.as_ptr() as usize % 4096, 0, "payload is page aligned");
-        drop(request);
-        assert_eq!(pool.in_use(), 1);
-        let waiter = tokio::spawn({
-            let pool = pool.clone();
-            async move { pool.take().await.map(drop) }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiter.is_finished(), "the pool is bounded");
-        assert_eq!(&payload[..], b"abc");
-        drop(payload);
-        waiter.await.unwrap().unwrap();
-        assert_eq!(pool.in_use(), 0);
     }
 }

@@ -39,8 +39,14 @@
 //! # Ok::<(), xfuse::MountError>(())
 //! ```
 
+// Some unit tests share code with the tests beside the crate.
+#[cfg(test)]
+extern crate self as xfuse;
+
 pub mod abi;
 mod buffer;
+#[cfg(test)]
+mod buffer_tests;
 pub mod capability;
 mod channel;
 mod context;
@@ -51,6 +57,8 @@ mod dispatch;
 mod errno;
 mod fs;
 mod inflight;
+#[cfg(test)]
+mod inflight_tests;
 pub mod init;
 pub mod mix;
 pub mod mount;
@@ -60,6 +68,7 @@ mod reply;
 pub mod request;
 mod session;
 pub mod stats;
+mod sync;
 pub mod transport;
 pub mod wait;
 

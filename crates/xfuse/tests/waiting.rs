@@ -7,7 +7,8 @@ use common::{can_mount, eventually};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use xfuse::stats::WaitStats;
 use xfuse::{InitConfig, Mix, Session, WaitPolicy};
 
@@ -149,6 +150,49 @@ fn many_callers_with_spinning() {
     let snapshot = mount.session.stats().snapshot();
     assert_eq!((snapshot.panics, snapshot.malformed, snapshot.refused_replies), (0, 0, 0));
     println!("{:?}", snapshot.channels);
+}
+
+/// Channels settle, leave, step aside and come back all the time; no request is forgotten meanwhile.
+#[test]
+fn no_caller_stands_while_the_mix_changes() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !can_mount() {
+        return;
+    }
+    let mount = Mount::new(Mix::Auto);
+    let handle = mount.session.wait_handle();
+    handle.set_max_window(Duration::from_micros(200));
+    let file = File::open(mount.dir.path().join("f")).unwrap();
+    let (stop, counts) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 4]);
+    let stood = std::thread::scope(|scope| {
+        let call = |caller: usize| {
+            let count = &counts[caller];
+            while !stop.load(Relaxed) && file.read_exact_at(&mut [0; 4096], 4096).is_ok() {
+                // From one caller at a time to all of them.
+                if (count.fetch_add(1, Relaxed) >> 6) % 4 < caller as u64 {
+                    std::thread::sleep(Duration::from_micros(300 * caller as u64));
+                }
+            }
+        };
+        let callers: Vec<_> = (0..counts.len()).map(|caller| scope.spawn(move || call(caller))).collect();
+        for mix in [Mix::Auto, Mix::XFUSE, Mix::Fixed(0.5), Mix::FUSE].into_iter().cycle().take(100) {
+            handle.set_mix(mix);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        stop.store(true, Relaxed);
+        let stopped = Instant::now();
+        while callers.iter().any(|caller| !caller.is_finished()) {
+            if stopped.elapsed() > Duration::from_secs(10) {
+                // Or they would never end.
+                let _ = mount.session.abort();
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
+    });
+    println!("{counts:?} {:?}", mount.counters());
+    assert!(!stood && counts.iter().all(|count| count.load(Relaxed) > 50), "{counts:?}");
 }
 
 /// Times the channel threads of this process gave up the CPU by themselves.

@@ -36,6 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic only, and slow")]
     fn spinning_never_exceeds_its_share_for_long() {
         let mut budget = Budget::new(0.25, 0);
         let (mut now, mut spun) = (0, 0);

@@ -107,6 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "needs real threads")]
     fn the_cost_is_plausible_and_measured_once() {
         let cost = wake_cost_ns();
         assert!(RANGE_NS.contains(&cost), "{cost}");

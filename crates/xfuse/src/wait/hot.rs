@@ -6,50 +6,84 @@
 //! milliseconds and go back to watching as soon as no request came meanwhile, so that a handler that keeps its thread
 //! busy delays others by no more than that, and an idle connection has no timers.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use crate::sync::Ordering::Relaxed;
+use crate::sync::{AtomicU64, Notify, timeout};
 use std::time::Duration;
-use tokio::sync::Notify;
 
-const NOBODY: usize = usize::MAX;
+const NOBODY: u32 = u32::MAX;
 /// Spins in a row that met a request, after which the others step aside.
-const SETTLED: u32 = 16;
+pub(super) const SETTLED: u32 = 16;
 /// How often a channel that does not watch looks whether the one that serves alone still does.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The place of the channel that serves alone.
 #[derive(Debug)]
 pub(crate) struct Hot {
-    holder: AtomicUsize,
-    /// Hits of the holder in a row.
-    hits: AtomicU32,
+    /// A [`Place`]. One word: who comes and who leaves see holder and hits of the same moment.
+    place: AtomicU64,
     /// Counts the holder's spins and requests, so that its absence shows.
     beat: AtomicU64,
     left: Notify,
 }
 
+#[derive(Clone, Copy)]
+struct Place {
+    holder: u32,
+    /// Hits of the holder in a row.
+    hits: u32,
+}
+
+impl Place {
+    const FREE: Place = Place { holder: NOBODY, hits: 0 };
+
+    fn from_word(word: u64) -> Self {
+        Place { holder: (word >> 32) as u32, hits: word as u32 }
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.holder) << 32 | u64::from(self.hits)
+    }
+
+    fn is_held_by(self, channel: usize) -> bool {
+        self.holder == channel as u32
+    }
+
+    fn is_settled(self) -> bool {
+        self.hits >= SETTLED
+    }
+
+    fn is_other(self, channel: usize) -> bool {
+        self.is_settled() && !self.is_held_by(channel)
+    }
+}
+
 impl Default for Hot {
     fn default() -> Self {
-        Hot {
-            holder: AtomicUsize::new(NOBODY),
-            hits: AtomicU32::new(0),
-            beat: AtomicU64::new(0),
-            left: Notify::new(),
-        }
+        Hot { place: AtomicU64::new(Place::FREE.word()), beat: AtomicU64::new(0), left: Notify::new() }
     }
 }
 
 impl Hot {
+    fn place(&self) -> Place {
+        Place::from_word(self.place.load(Relaxed))
+    }
+
+    /// Changes the place to what `change` says, if anything. Returns what was there, as an error if that stays.
+    fn change(&self, change: impl Fn(Place) -> Option<Place>) -> Result<Place, Place> {
+        self.place
+            .fetch_update(Relaxed, Relaxed, |word| change(Place::from_word(word)).map(Place::word))
+            .map(Place::from_word)
+            .map_err(Place::from_word)
+    }
+
     /// Takes the place, or confirms having it. One whose holder has not settled can be taken over.
     pub(crate) fn take(&self, channel: usize) -> bool {
-        let holder = self.holder.load(Relaxed);
-        if holder != channel {
-            if holder != NOBODY && self.hits.load(Relaxed) >= SETTLED {
-                return false;
-            }
-            if self.holder.compare_exchange(holder, channel, Relaxed, Relaxed).is_err() {
-                return false;
-            }
-            self.hits.store(0, Relaxed);
+        let taken = self.change(|place| {
+            let free = !place.is_held_by(channel) && !place.is_settled();
+            free.then_some(Place { holder: channel as u32, hits: 0 })
+        });
+        if taken.is_err_and(|place| !place.is_held_by(channel)) {
+            return false;
         }
         self.beat.fetch_add(1, Relaxed);
         true
@@ -57,81 +91,52 @@ impl Hot {
 
     /// A spin of the holder met a request.
     pub(crate) fn hit(&self, channel: usize) {
-        if self.holder.load(Relaxed) == channel && self.hits.load(Relaxed) < SETTLED {
-            self.hits.fetch_add(1, Relaxed);
-        }
+        let _ = self.change(|place| {
+            let counts = place.is_held_by(channel) && !place.is_settled();
+            counts.then_some(Place { hits: place.hits + 1, ..place })
+        });
     }
 
     /// Whether `channel` has the place.
     pub(crate) fn is_held_by(&self, channel: usize) -> bool {
-        self.holder.load(Relaxed) == channel
+        self.place().is_held_by(channel)
     }
 
     /// The holder has got its requests one at a time for a while.
     pub(crate) fn settle(&self, channel: usize) {
-        if self.holder.load(Relaxed) == channel {
-            self.hits.store(SETTLED, Relaxed);
-        }
+        let _ = self.change(|place| {
+            let settles = place.is_held_by(channel) && !place.is_settled();
+            settles.then_some(Place { hits: SETTLED, ..place })
+        });
     }
 
     /// Leaves the place, if `channel` has it: its spin was in vain, or there is work for more than one.
     pub(crate) fn leave(&self, channel: usize) {
-        if self.holder.load(Relaxed) == channel
-            && self.holder.compare_exchange(channel, NOBODY, Relaxed, Relaxed).is_ok()
-            && self.hits.swap(0, Relaxed) >= SETTLED
-        {
+        let left = self.change(|place| place.is_held_by(channel).then_some(Place::FREE));
+        if left.is_ok_and(Place::is_settled) {
             self.left.notify_waiters();
         }
     }
 
     /// Whether another channel serves alone.
     pub(crate) fn is_other(&self, channel: usize) -> bool {
-        let holder = self.holder.load(Relaxed);
-        holder != NOBODY && holder != channel && self.hits.load(Relaxed) >= SETTLED
+        self.place().is_other(channel)
     }
 
     /// Waits while another channel serves alone.
     pub(crate) async fn while_other(&self, channel: usize) {
         while self.is_other(channel) {
-            let (holder, beat) = (self.holder.load(Relaxed), self.beat.load(Relaxed));
+            let beat = self.beat.load(Relaxed);
+            // Before the look: a settled holder that leaves after it is not missed.
             let left = self.left.notified();
-            if !self.is_other(channel) {
+            let place = self.place();
+            if !place.is_other(channel) {
                 return;
             }
-            if tokio::time::timeout(LOOK_AGAIN, left).await.is_err() && self.beat.load(Relaxed) == beat {
-                self.leave(holder);
+            if timeout(LOOK_AGAIN, left).await.is_err() && self.beat.load(Relaxed) == beat {
+                self.leave(place.holder as usize);
                 return;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn others_wait_while_one_polls_and_no_longer() {
-        let hot = Hot::default();
-        assert!(hot.take(0) && hot.take(1) && hot.take(1), "nobody has settled");
-        assert!(!hot.is_other(0));
-        (0..SETTLED).for_each(|_| hot.hit(1));
-        assert!(!hot.take(0));
-        assert!(hot.is_other(0) && !hot.is_other(1));
-        hot.while_other(1).await;
-        // The holder has stopped polling: its place is free after one look.
-        hot.while_other(0).await;
-        assert!(hot.take(0));
-        (0..SETTLED).for_each(|_| hot.hit(0));
-        let polling = async {
-            for _ in 0..20 {
-                tokio::time::sleep(LOOK_AGAIN / 2).await;
-                assert!(hot.take(0));
-            }
-            hot.leave(0);
-        };
-        let started = tokio::time::Instant::now();
-        tokio::join!(polling, hot.while_other(1));
-        assert!(started.elapsed() >= 10 * LOOK_AGAIN, "waited while it polled");
     }
 }

@@ -10,6 +10,8 @@ pub mod budget;
 pub(crate) mod calibrate;
 pub(crate) mod caller;
 pub(crate) mod hot;
+#[cfg(test)]
+mod hot_tests;
 pub mod pm_qos;
 pub(crate) mod waiter;
 pub mod window;

@@ -28,6 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "looks at the system")]
     fn is_held_or_refused_with_a_reason() {
         match PmQosGuard::hold() {
             Ok(guard) => drop(guard),

@@ -104,6 +104,15 @@ impl Area {
         self.copy_out(HEADERS, into);
     }
 
+    /// Puts a request there as the kernel does; the parts may be shorter than their places.
+    #[cfg(test)]
+    pub(super) fn set_request(&self, header: &[u8], op_in: &[u8], payload: &[u8], entry: &UringEntInOut) {
+        self.copy_in(0, header);
+        self.copy_in(OP_IN, op_in);
+        self.copy_in(HEADERS, payload);
+        self.copy_in(ENT_IN_OUT, entry.as_bytes());
+    }
+
     pub(super) fn set_payload(&self, at: usize, bytes: &[u8]) {
         assert!(at <= self.payload_len);
         self.copy_in(HEADERS + at, bytes);

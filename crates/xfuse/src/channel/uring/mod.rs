@@ -5,6 +5,9 @@
 //! to classic, and a queue that nobody serves hangs every process on its CPU: hence the order of [`start`], and the end
 //! of the whole connection when one queue fails.
 
+#[cfg(test)]
+mod bad_input;
+mod entries;
 mod memory;
 mod queue;
 pub(crate) mod start;
@@ -13,6 +16,7 @@ pub(crate) use queue::{Queue, Ticket};
 
 use super::End;
 use crate::buffer::RequestBuffer;
+use crate::decode::DecodeError;
 use crate::dispatch::{Lane, RequestBytes, SMALL, Shared, dispatch, refuse};
 use crate::fs::Filesystem;
 use crate::wait::waiter::{Episode, Spun, Waiter};
@@ -147,6 +151,10 @@ async fn handle<F: Filesystem>(
         }
     };
     let ticket = queue.ticket(&arrived);
+    if arrived.len() > shared.pool.room() {
+        refuse(lane, &ticket.into(), Some(arrived.unique()), arrived.len(), DecodeError::BadLength);
+        return Ok(());
+    }
     let request = if arrived.len() <= SMALL {
         let mut bytes = [0; SMALL];
         queue.copy(&arrived, &mut bytes[..arrived.len()]);
@@ -175,11 +183,7 @@ async fn large<F: Filesystem>(
             buffer
         }
     };
-    let space = buffer.space();
-    if arrived.len() > space.len() {
-        return Err(io::Error::other("a request is larger than was negotiated"));
-    }
-    queue.copy(arrived, &mut space[..arrived.len()]);
+    queue.copy(arrived, &mut buffer.space()[..arrived.len()]);
     buffer.set_filled(arrived.len());
     Ok(buffer)
 }

@@ -1,5 +1,6 @@
 //! One queue: its ring, its entries, and the commands that move requests and replies.
 
+use super::entries::{Duty, Entries};
 use super::memory::{Area, OP_IN_LEN};
 use crate::abi::{
     self, GetxattrIn, InHeader, Opcode, OutHeader, Pod, ReadIn, URING_CMD_COMMIT_AND_FETCH,
@@ -27,7 +28,7 @@ pub(crate) struct Queue {
     qid: u16,
     ring_fd: RawFd,
     /// Empty until the connection's sizes are known.
-    entries: Mutex<Vec<Entry>>,
+    entries: Entries<Area>,
     /// Completions taken from the ring while registering further entries.
     early: Mutex<VecDeque<(u64, i32)>>,
     /// Replies are collected and submitted together.
@@ -39,12 +40,6 @@ pub(crate) struct Queue {
 }
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
-
-struct Entry {
-    area: Arc<Area>,
-    /// An operation is under way: the memory is the kernel's.
-    with_kernel: bool,
-}
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -78,7 +73,7 @@ impl Queue {
             device,
             qid,
             ring_fd,
-            entries: Mutex::default(),
+            entries: Entries::default(),
             early: Mutex::default(),
             batching: AtomicBool::new(false),
             broken: AtomicBool::new(false),
@@ -111,17 +106,13 @@ impl Queue {
     }
 
     fn area(&self, index: u16) -> Option<Arc<Area>> {
-        self.entries.lock().get(usize::from(index)).map(|entry| entry.area.clone())
+        self.entries.area(index)
     }
 
     /// Registers one more entry. An error is the kernel's refusal; success is not answered before a request comes.
     pub(super) fn register(&self, payload_len: usize) -> io::Result<()> {
         let area = Arc::new(Area::new(payload_len)?);
-        let index = {
-            let mut entries = self.entries.lock();
-            entries.push(Entry { area: area.clone(), with_kernel: true });
-            (entries.len() - 1) as u16
-        };
+        let index = self.entries.add(area.clone());
         self.push(&command(&self.device, URING_CMD_REGISTER, self.qid, 0, Some(area.ranges()), index))?;
         let submitted = self.flush();
         // A refusal is answered at once.
@@ -129,10 +120,7 @@ impl Queue {
         match refused {
             None => Ok(()),
             Some(error) => {
-                let mut entries = self.entries.lock();
-                if let Some(entry) = entries.get_mut(usize::from(index)) {
-                    entry.with_kernel = false;
-                }
+                self.entries.take_back(index);
                 Err(error)
             }
         }
@@ -241,13 +229,16 @@ impl Queue {
 
     /// The next completed command: entry and result. The entry's memory is then this side's.
     pub(super) fn completion(&self) -> Option<(u16, i32)> {
-        let early = self.early.lock().pop_front();
-        let (data, result) = early.or_else(|| self.next_completion())?;
-        let index = data as u16;
-        if let Some(entry) = self.entries.lock().get_mut(usize::from(index)) {
-            entry.with_kernel = false;
+        loop {
+            let early = self.early.lock().pop_front();
+            let (data, result) = early.or_else(|| self.next_completion())?;
+            let index = data as u16;
+            if self.entries.take_back(index) || result < 0 {
+                return Some((index, result));
+            }
+            // A request that nobody could answer: its entry's last one may still be with a handler.
+            tracing::error!(qid = self.qid, index, "a completion of what is no operation");
         }
-        Some((index, result))
     }
 
     /// Reads where a request lies in its entry. A malformed one still tells how to answer it.
@@ -285,8 +276,15 @@ impl Queue {
         let Arrived { index, commit_id, header, .. } = *arrived;
         let limit = reply_limit(header.opcode, &op_in[..arrived.op_len]);
         let one_way = Opcode::from_code(header.opcode).is_some_and(Opcode::is_one_way);
-        let answered = AtomicBool::new(false);
-        Ticket { queue: self.clone(), index, commit_id, unique: header.unique, limit, one_way, answered }
+        Ticket {
+            queue: self.clone(),
+            index,
+            commit_id,
+            unique: header.unique,
+            limit,
+            one_way,
+            duty: Duty::new(),
+        }
     }
 
     fn commit(
@@ -303,9 +301,7 @@ impl Queue {
             at += part.len();
         }
         area.set_reply(header, at);
-        if let Some(entry) = self.entries.lock().get_mut(usize::from(index)) {
-            entry.with_kernel = true;
-        }
+        self.entries.give(index);
         self.push(&command(&self.device, URING_CMD_COMMIT_AND_FETCH, self.qid, commit_id, None, index))
             .inspect_err(|_| self.break_it())?;
         if self.batching.load(Ordering::Relaxed) { Ok(()) } else { self.flush() }
@@ -316,24 +312,39 @@ impl Queue {
     pub(super) fn reap(&self, patience: Duration) {
         let started = Instant::now();
         let _ = self.flush();
-        while self.with_kernel() > 0 && started.elapsed() < patience {
+        while self.entries.with_kernel() > 0 && started.elapsed() < patience {
             while self.completion().is_some() {}
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
 
-    fn with_kernel(&self) -> usize {
-        self.entries.lock().iter().filter(|entry| entry.with_kernel).count()
+#[cfg(test)]
+impl Queue {
+    /// Adds an entry that is the kernel's, without telling the kernel.
+    pub(super) fn add_entry(&self, payload_len: usize) -> (u16, Arc<Area>) {
+        let area = Arc::new(Area::new(payload_len).expect("memory"));
+        (self.entries.add(area.clone()), area)
+    }
+
+    /// As if the entry had been submitted.
+    pub(super) fn give_back(&self, index: u16) {
+        self.entries.give(index);
+    }
+
+    /// As if the kernel had completed the operation on an entry.
+    pub(super) fn complete(&self, index: u16) {
+        self.early.lock().push_back((u64::from(index), 0));
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let held = self.with_kernel();
+        let held = self.entries.with_kernel();
         if held > 0 {
             // The kernel may still write there: rather lose the memory.
             tracing::debug!(qid = self.qid, held, "entries were still the kernel's");
-            std::mem::forget(std::mem::take(&mut *self.entries.lock()));
+            self.entries.forget();
         }
     }
 }
@@ -358,7 +369,7 @@ pub(crate) struct Ticket {
     unique: u64,
     limit: usize,
     one_way: bool,
-    answered: AtomicBool,
+    duty: Duty,
 }
 
 impl Ticket {
@@ -369,7 +380,7 @@ impl Ticket {
         if len > room.min(self.limit) {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        if self.answered.swap(true, Ordering::Relaxed) {
+        if !self.duty.take() {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         }
         let header = OutHeader { len: (size_of::<OutHeader>() + len) as u32, error, unique: self.unique };
@@ -379,11 +390,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !*self.answered.get_mut() {
-            let error = if self.one_way { 0 } else { -libc::EIO };
-            // The connection may have ended, then nobody waits.
-            let _ = self.send(error, &[]);
-        }
+        let error = if self.one_way { 0 } else { -libc::EIO };
+        // Usually it has been answered. Or the connection has ended, then nobody waits.
+        let _ = self.send(error, &[]);
     }
 }
 

@@ -151,6 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "looks at the system")]
     fn cpu_lists_are_counted() {
         assert_eq!(parse_cpus("0-1\n"), Some(2));
         assert_eq!(parse_cpus("0"), Some(1));
