@@ -58,6 +58,23 @@ fn a_killed_mount_loses_nothing_that_was_synced() {
     cluster.down();
 }
 
+#[test]
+fn who_waits_for_a_server_can_be_killed() {
+    let mut cluster = Cluster::start(&[]);
+    let mount = cluster.mount();
+    let meta = cluster.processes().into_iter().find(|(kind, _)| kind == "meta").expect("a meta process").1;
+    let signal = |name: &str| harness::run("kill", &[name, &meta.to_string()]);
+    signal("-STOP");
+    let mut waits = std::process::Command::new("mkdir").arg(mount.join("dir")).spawn().expect("mkdir");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(waits.try_wait().expect("wait").is_none(), "it waits for the stopped server");
+    waits.kill().expect("kill");
+    wait_until("the killed process to end", || waits.try_wait().expect("wait").is_some());
+    signal("-CONT");
+    wait_until("the server to answer again", || mount.join("dir").is_dir());
+    cluster.down();
+}
+
 /// Writes random blocks at random places of one file, fsyncs, and only then remembers them.
 struct Writer {
     path: PathBuf,

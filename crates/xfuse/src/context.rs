@@ -18,7 +18,7 @@ impl Context {
     pub(crate) fn new(header: &InHeader, groups: Vec<u32>, slot: SlotGuard) -> Self {
         // An INTERRUPT has its target's id plus the bit; it must not be taken for the interrupted target itself.
         if header.unique & INTERRUPT_BIT == 0 {
-            slot.assign(header.unique);
+            slot.assign(header.unique, header.pid);
         }
         let InHeader { unique, uid, gid, pid, .. } = *header;
         Context { unique, uid, gid, pid, groups, slot: Some(slot) }

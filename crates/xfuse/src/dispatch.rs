@@ -9,6 +9,7 @@ use crate::device;
 use crate::errno::Errno;
 use crate::fs::Filesystem;
 use crate::inflight::{Inflight, SlotGuard};
+use crate::interrupt::{self, Interrupt};
 use crate::notify::{self, Retrieved};
 use crate::reply::{Copied, Reply, Sink, Written};
 use crate::request::*;
@@ -23,7 +24,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll as TaskPoll, Waker};
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// What all channels of a session share.
@@ -32,7 +32,7 @@ pub(crate) struct Shared<F> {
     pub(crate) shape: Shape,
     pub(crate) pool: Pool,
     pub(crate) notify: Arc<notify::Inner>,
-    pub(crate) inflight: Vec<Arc<Inflight>>,
+    pub(crate) lanes: Vec<Arc<Lane>>,
 }
 
 /// What belongs to one channel.
@@ -331,7 +331,10 @@ fn start<F: Filesystem>(job: Job<F>) {
         Opcode::Removemapping => to!(removemapping: Removemapping),
         Opcode::Syncfs => to!(syncfs: Syncfs),
         Opcode::Forget | Opcode::BatchForget => forget(&job),
-        Opcode::Interrupt => interrupt(job),
+        Opcode::Interrupt => match job.decode::<Interrupt>() {
+            Ok(Interrupt(target)) => interrupt::deliver(job.shared, job.lane, job.header.unique, target),
+            Err(_) => drop(job.lane.stats.malformed.fetch_add(1, Relaxed)),
+        },
         Opcode::NotifyReply => notify_reply(&job),
         Opcode::Destroy => job.answer(Ok(())),
         Opcode::Init | Opcode::CuseInit => job.answer::<()>(Err(Errno::EIO)),
@@ -358,42 +361,6 @@ fn forget<F: Filesystem>(job: &Job<F>) {
         }
     }
     job.lane.stats.record(job.opcode, job.started.elapsed(), false);
-}
-
-/// How long an interrupt waits for a request that another channel has but not yet registered, first and at most.
-const INTERRUPT_RETRY: Duration = Duration::from_millis(1);
-const INTERRUPT_PATIENCE: Duration = Duration::from_millis(20);
-
-fn interrupt<F: Filesystem>(job: Job<F>) {
-    struct Target(u64);
-    impl<'a> Decode<'a> for Target {
-        fn decode(_: &InHeader, body: &mut Body<'a>, _: Shape) -> Result<Self, DecodeError> {
-            Ok(Target(body.take::<abi::InterruptIn>()?.unique))
-        }
-    }
-    job.lane.stats.interrupts.fetch_add(1, Relaxed);
-    let Ok(Target(target)) = job.decode::<Target>() else {
-        job.lane.stats.malformed.fetch_add(1, Relaxed);
-        return;
-    };
-    if job.shared.inflight.iter().any(|inflight| inflight.interrupt(target)) {
-        return;
-    }
-    // Either the request has just been answered, then the kernel ignores this reply; or it is about to be registered,
-    // then EAGAIN makes the kernel repeat the interrupt. For requests of queues the kernel does not do that.
-    let (lane, shared, unique) = (job.lane.clone(), job.shared.clone(), job.header.unique);
-    drop(job);
-    tokio::spawn(async move {
-        let mut pause = INTERRUPT_RETRY;
-        while pause <= INTERRUPT_PATIENCE {
-            tokio::time::sleep(pause).await;
-            if shared.inflight.iter().any(|inflight| inflight.interrupt(target)) {
-                return;
-            }
-            pause *= 2;
-        }
-        let _ = device::send(&lane.fd, unique, -libc::EAGAIN, &[]);
-    });
 }
 
 fn notify_reply<F: Filesystem>(job: &Job<F>) {

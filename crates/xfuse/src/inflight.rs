@@ -18,6 +18,8 @@ pub(crate) struct Inflight {
 struct Slot {
     /// 0 when free, else the request's id, plus [`INTERRUPT_BIT`] once interrupted. Ids are even.
     state: AtomicU64,
+    /// The thread that asks.
+    caller: AtomicU64,
     interrupted: Notify,
 }
 
@@ -75,6 +77,13 @@ impl Inflight {
         false
     }
 
+    /// The thread that made the request with that id, while it is being handled.
+    pub(crate) fn caller(&self, unique: u64) -> Option<u32> {
+        let here = |slot: &&Slot| slot.state.load(Ordering::Acquire) & !INTERRUPT_BIT == unique;
+        let slot = self.slots.iter().filter(|_| unique != 0).find(here)?;
+        u32::try_from(slot.caller.load(Ordering::Relaxed)).ok()
+    }
+
     /// Requests being handled. A slot taken in advance for the next request does not count.
     pub(crate) fn busy(&self) -> usize {
         self.assigned.load(Ordering::Acquire)
@@ -108,8 +117,9 @@ impl SlotGuard {
         &self.table.slots[self.index as usize]
     }
 
-    /// Names the request that uses the slot.
-    pub(crate) fn assign(&self, unique: u64) {
+    /// Names the request that uses the slot, and who made it.
+    pub(crate) fn assign(&self, unique: u64, caller: u32) {
+        self.slot().caller.store(caller.into(), Ordering::Relaxed);
         // Id 0 would be no id: the slot stays free in the eyes of everyone else.
         if unique != 0 && self.slot().state.swap(unique, Ordering::AcqRel) == 0 {
             self.table.assigned.fetch_add(1, Ordering::AcqRel);

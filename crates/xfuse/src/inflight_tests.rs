@@ -6,8 +6,8 @@ use crate::inflight::*;
 async fn interrupt_reaches_only_its_request() {
     let table = Inflight::new(2);
     let (a, b) = (table.acquire().await, table.acquire().await);
-    a.assign(4);
-    b.assign(6);
+    a.assign(4, 1);
+    b.assign(6, 1);
     assert!(table.interrupt(6));
     assert!(!a.is_interrupted() && b.is_interrupted());
     b.interrupted().await;

@@ -60,6 +60,7 @@ mod inflight;
 #[cfg(test)]
 mod inflight_tests;
 pub mod init;
+mod interrupt;
 pub mod mix;
 pub mod mount;
 mod notify;

@@ -226,7 +226,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             shape: Shape::new(negotiated.flags),
             pool,
             notify: notify.clone(),
-            inflight: lanes.iter().map(|lane| lane.inflight.clone()).collect(),
+            lanes: lanes.clone(),
         });
         let (finish, ended) = Finish::new(lanes.len(), uring, self.drain_timeout, connection.clone());
         let finish = Arc::new(finish);

@@ -1,7 +1,7 @@
 //! What happens when handlers, callers or daemons misbehave.
 
 use crate::common::memfs::{MemFs, Options};
-use crate::common::{can_mount, eventually, mount_with};
+use crate::common::{can_mount, eventually, mount_with, transport};
 use bytes::Bytes;
 use std::ffi::OsStr;
 use std::fs;
@@ -17,8 +17,18 @@ use xfuse::request::*;
 use xfuse::*;
 
 /// Files whose operations go wrong on purpose.
-const FILES: [&str; 9] =
-    ["panic", "late-panic", "slow", "stuck", "oversized", "plain", "bad-errno", "wild-errno", "never"];
+const FILES: [&str; 10] = [
+    "panic",
+    "late-panic",
+    "slow",
+    "stuck",
+    "oversized",
+    "plain",
+    "bad-errno",
+    "wild-errno",
+    "never",
+    "never-direct",
+];
 const SIZE: u64 = 1 << 16;
 
 #[derive(Default)]
@@ -53,7 +63,7 @@ impl Filesystem for Faulty {
 
     async fn open(&self, _: &Context, r: Open) -> Result<Opened, Errno> {
         // Reads into the page cache are the kernel's own; only direct ones belong to a caller who can be interrupted.
-        let direct = FILES[r.ino as usize - 2] == "stuck";
+        let direct = ["stuck", "never-direct"].contains(&FILES[r.ino as usize - 2]);
         Ok(Opened { flags: if direct { abi::FOPEN_DIRECT_IO } else { 0 }, ..Opened::default() })
     }
 
@@ -76,7 +86,7 @@ impl Filesystem for Faulty {
             }
             "bad-errno" => return Err(Errno(100_000)),
             "wild-errno" => return Err(Errno(i32::MIN)),
-            "never" => {
+            "never" | "never-direct" => {
                 self.waiting.fetch_add(1, Ordering::SeqCst);
                 std::future::pending().await
             }
@@ -194,6 +204,32 @@ fn interrupts_reach_the_handler() {
     eventually("the end of the request", || m.session().stats().snapshot().in_flight == 0);
     assert!(m.session().stats().snapshot().interrupts > 0);
     m.close();
+}
+
+#[test]
+fn a_killed_caller_need_not_wait_for_the_handler() {
+    // The entry of a queue can only be answered by its handler.
+    if !can_mount() || transport() == Transport::Uring {
+        return;
+    }
+    let fs = Faulty::default();
+    let waiting = fs.waiting.clone();
+    let m = mount_with(fs, 2);
+    let start = || Command::new("cat").arg(m.path("never-direct")).stderr(Stdio::null()).spawn().unwrap();
+    let (mut killed, mut signalled) = (start(), start());
+    eventually("both reads", || waiting.load(Ordering::SeqCst) == 2);
+    let send = |child: &Child, signal| {
+        rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+    };
+    // A signal that does nothing leaves the caller waiting.
+    send(&signalled, rustix::process::Signal::CHILD);
+    send(&killed, rustix::process::Signal::TERM);
+    assert!(!killed.wait().unwrap().success());
+    assert!(signalled.try_wait().unwrap().is_none());
+    assert_eq!(m.session().stats().snapshot().in_flight, 2, "the handlers go on");
+    send(&signalled, rustix::process::Signal::KILL);
+    signalled.wait().unwrap();
+    m.session().abort().unwrap();
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn a_slot_is_given_out_once_and_nobody_waits_for_a_free_one() {
             move || {
                 let slot = block_on(table.acquire());
                 assert!(!taken.swap(true, Relaxed), "two have the slot");
-                slot.assign(id);
+                slot.assign(id, 1);
                 assert!(table.busy() == 1 && !slot.is_interrupted());
                 taken.store(false, Relaxed);
             }
@@ -39,7 +39,7 @@ fn drained_returns_after_the_last_slot_and_not_before() {
         let others = [0, 1].map(|index| {
             let (slot, ended) = (block_on(table.acquire()), ended.clone());
             thread::spawn(move || {
-                slot.assign(2 + 2 * index as u64);
+                slot.assign(2 + 2 * index as u64, 1);
                 ended[index].store(true, SeqCst);
                 drop(slot);
             })
@@ -58,7 +58,7 @@ fn idle_returns_when_no_request_has_a_slot() {
         // Taken in advance for the next request: it does not count.
         let ahead = block_on(table.acquire());
         let slot = block_on(table.acquire());
-        slot.assign(2);
+        slot.assign(2, 1);
         assert_eq!(table.busy(), 1);
         let other = thread::spawn(move || drop(slot));
         block_on(table.idle());
@@ -73,7 +73,7 @@ fn an_interrupt_that_found_its_request_reaches_the_handler() {
     check(4, || {
         let table = Inflight::new(1);
         let slot = block_on(table.acquire());
-        slot.assign(4);
+        slot.assign(4, 1);
         let interrupter = thread::spawn({
             let table = table.clone();
             move || assert!(table.interrupt(4), "the request is there")
@@ -88,7 +88,7 @@ fn an_interrupt_never_reaches_the_next_request_of_a_slot() {
     check(4, || {
         let table = Inflight::new(1);
         let slot = block_on(table.acquire());
-        slot.assign(4);
+        slot.assign(4, 1);
         let interrupter = thread::spawn({
             let table = table.clone();
             move || table.interrupt(4)
@@ -96,7 +96,7 @@ fn an_interrupt_never_reaches_the_next_request_of_a_slot() {
         let seen = slot.is_interrupted();
         drop(slot);
         let slot = block_on(table.acquire());
-        slot.assign(6);
+        slot.assign(6, 1);
         let found = interrupter.join().unwrap();
         assert!(found || !seen);
         assert!(!slot.is_interrupted());
@@ -115,7 +115,7 @@ fn interrupts_of_no_request_change_nothing() {
             move || assert!(!table.interrupt(0) && !table.interrupt(8))
         });
         let slot = block_on(table.acquire());
-        slot.assign(4);
+        slot.assign(4, 1);
         assert_eq!((slot.is_interrupted(), table.busy()), (false, 1));
         drop(slot);
         interrupter.join().unwrap();

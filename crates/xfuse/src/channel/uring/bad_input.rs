@@ -48,22 +48,21 @@ impl Served {
             .inspect_err(|error| eprintln!("skipped: io_uring: {error}"))
             .ok()?;
         let (index, area) = queue.add_entry(PAYLOAD);
-        let inflight = Inflight::new(2);
+        let lane = Arc::new(Lane {
+            fd: device.clone(),
+            port: Port::Queue(queue.clone()),
+            stats: Arc::new(ChannelStats::new()),
+            inflight: Inflight::new(2),
+            wait: WaitState::new(&WaitPolicy::default(), Vec::new()),
+        });
         let shared = Shared {
             fs: Nothing,
             shape: SHAPE,
             pool: Pool::new(0, 2),
-            notify: notify::Inner::start(device.clone(), 1).unwrap(),
-            inflight: vec![inflight.clone()],
+            notify: notify::Inner::start(device, 1).unwrap(),
+            lanes: vec![lane.clone()],
         };
-        let lane = Lane {
-            fd: device,
-            port: Port::Queue(queue.clone()),
-            stats: Arc::new(ChannelStats::new()),
-            inflight,
-            wait: WaitState::new(&WaitPolicy::default(), Vec::new()),
-        };
-        Some(Served { shared: Arc::new(shared), lane: Arc::new(lane), queue, index, area })
+        Some(Served { shared: Arc::new(shared), lane, queue, index, area })
     }
 
     /// Serves what lies in the entry, and returns the reply, which must be the only one.
