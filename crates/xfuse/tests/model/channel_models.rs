@@ -162,5 +162,5 @@ fn blocking_channels_serve_all_requests() {
 
 #[test]
 fn a_spinning_channel_beside_a_blocking_one() {
-    all_is_served(2, 2, true);
+    all_is_served(1, 2, true);
 }
