@@ -6,6 +6,7 @@ use crate::data::{Data, to_stored};
 use crate::error;
 use crate::lease::{LeaseState, Now};
 use crate::schema::Write;
+use crate::snapshot::Snapshot;
 use crate::store::Store;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub struct Mgmtd {
     peers: Arc<valor_rpc::Client>,
     hooks: Hooks,
     data: RwLock<Data>,
+    snapshot: Mutex<Snapshot>,
     /// Held by whoever reads state, stores a change of it and then applies that to memory.
     writer: tokio::sync::Mutex<()>,
     stop: watch::Sender<bool>,
@@ -116,6 +118,7 @@ impl Mgmtd {
             peers,
             hooks,
             data: RwLock::new(Data::new(own)),
+            snapshot: Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             stop,
             tasks: Mutex::default(),
@@ -184,6 +187,10 @@ impl Mgmtd {
 
     pub(crate) fn data(&self) -> &RwLock<Data> {
         &self.data
+    }
+
+    pub(crate) fn snapshot(&self) -> &Mutex<Snapshot> {
+        &self.snapshot
     }
 
     pub(crate) fn peers(&self) -> &valor_rpc::Client {
