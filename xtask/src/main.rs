@@ -11,7 +11,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   test    everything CI runs: packages, formatting, lints, tidy, unit tests, tests on real mounts
   tidy    rules over sources and crate dependencies
   sim     whole clusters from seeds: [--seeds COUNT] [--minutes MINUTES] [--seed FIRST], or
-          `sim run SEED [--print] [--log FILTER]` for one, or `sim mutations [--seeds COUNT]` (docs/testing.md)
+          `sim run SEED [--print] [--log FILTER]` for one, or `sim mutations [--seeds COUNT]`, or
+          `sim scale [--nodes NODES] [--chains CHAINS] [--seconds SECONDS]` (docs/testing.md)
   bench   compare with MooseFS and the local disk (arguments follow; `--help` lists them)
   xfuse-bench   compare xfuse with libfuse, fuser and fuse-backend-rs (likewise)";
 
@@ -104,7 +105,7 @@ fn sim(args: &[String]) -> Result<(), String> {
     let base = ["run", "--release", "--quiet", "-p", "valor-sim"];
     match args.first() {
         Some(&"mutations") => cargo(&[&base[..], &["--features", "mutation", "--"], &args].concat()),
-        Some(&"run") => cargo(&[&base[..], &["--"], &args].concat()),
+        Some(&("run" | "scale")) => cargo(&[&base[..], &["--"], &args].concat()),
         _ => cargo(&[&base[..], &["--", "sweep"], &args].concat()),
     }
 }

@@ -106,7 +106,8 @@ impl Database {
     /// The database that another process serves at `endpoint` with [`crate::remote::router`]. Nothing is sent before a
     /// transaction reads or commits.
     pub fn remote(env: Env, rpc: Arc<valor_rpc::Client>, endpoint: Endpoint) -> Self {
-        Database { env, store: Store::Remote(Arc::new(RemoteStore::new(rpc, endpoint))), faults: None }
+        let store = Arc::new(RemoteStore::new(env.clone(), rpc, endpoint));
+        Database { env, store: Store::Remote(store), faults: None }
     }
 
     /// What a server of this database needs of it.

@@ -301,8 +301,8 @@ impl Config {
                 ..GcConfig::default()
             },
             distributor: DistributorConfig {
-                update_interval: Duration::from_secs(5),
-                ..DistributorConfig::default()
+                update_interval: Duration::from_secs(1),
+                timeout: Duration::from_secs(5),
             },
             session_manager: SessionManagerConfig {
                 scan_interval: Duration::from_secs(60),

@@ -12,6 +12,7 @@ use valor_env::Env;
 use valor_env::mutation::{Mutation, broken};
 use valor_kv::Database;
 use valor_protocol::NodeId;
+use valor_protocol::meta::ReqBase;
 use valor_protocol::status::code;
 use valor_wire::{Status, UtcTime, Uuid, Wire};
 
@@ -24,6 +25,7 @@ use crate::gc::GcQueues;
 use crate::idempotent;
 use crate::inode_id::InodeIds;
 use crate::layout::ChainAllocator;
+use crate::ops::request_ids;
 use crate::statfs::StatFs;
 use crate::store::Tx;
 
@@ -58,6 +60,13 @@ impl Cx<'_> {
         self.started
     }
 
+    /// Client and request ids under which a request is remembered that has an effect, if there are several servers: a
+    /// copy that comes late at one of them must not take effect after what was done at another since. On one server
+    /// copies come one after the other, and the name itself tells the next one.
+    pub(crate) fn shared_ids(&self, base: &ReqBase) -> Option<(Uuid, Uuid)> {
+        if self.core.distributor.is_shared() { request_ids(base) } else { None }
+    }
+
     /// The time of the operation as inodes keep it.
     pub(crate) fn now(&self) -> UtcTime {
         self.rounded(self.precise_now())
@@ -81,7 +90,7 @@ pub(crate) trait Operation: Send {
     }
 
     /// Client and request ids under which the result is remembered.
-    fn idempotency(&self, _config: &Config) -> Option<(Uuid, Uuid)> {
+    fn idempotency(&self, _cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
         None
     }
 
@@ -203,7 +212,7 @@ async fn attempt<O: Operation>(cx: &Cx<'_>, operation: &mut O) -> Result<O::Rsp>
     if operation.read_only() {
         return operation.run(cx, &mut tx).await;
     }
-    let remembered = operation.idempotency(&cx.config).filter(|_| !broken(Mutation::ForgetRemovals));
+    let remembered = operation.idempotency(cx).filter(|_| !broken(Mutation::ForgetRemovals));
     let Some((client, request)) = remembered else {
         let rsp = operation.run(cx, &mut tx).await?;
         tx.commit().await?;

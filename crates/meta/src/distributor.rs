@@ -5,6 +5,7 @@
 //! changes under them, their transaction conflicts.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -38,18 +39,25 @@ struct Latest {
 pub(crate) struct Distributor {
     node: NodeId,
     latest: RwLock<Latest>,
+    /// There are other servers, or were: they may be out of the map and still get requests.
+    shared: AtomicBool,
     /// Last seen stamps, and when they were new.
     alive: Mutex<HashMap<NodeId, (Stamp, Instant)>>,
 }
 
 impl Distributor {
     pub(crate) fn new(node: NodeId) -> Self {
-        Self { node, latest: RwLock::default(), alive: Mutex::default() }
+        Self { node, latest: RwLock::default(), shared: AtomicBool::new(false), alive: Mutex::default() }
     }
 
     /// The owner of an inode as far as this server knows.
     pub(crate) fn owner(&self, inode: InodeId) -> Option<NodeId> {
         owner_of(&self.latest.read().map.active, inode)
+    }
+
+    /// Whether other servers work on the same file system, or ever did.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::Relaxed)
     }
 
     /// Whether this server owns an inode, and the version of the map that says so. The transaction fails if the map
@@ -89,6 +97,9 @@ impl Distributor {
     ) -> BTreeSet<NodeId> {
         let now = Instant::now();
         let mut alive = self.alive.lock();
+        if stamps.iter().any(|(node, _)| *node != self.node) {
+            self.shared.store(true, Ordering::Relaxed);
+        }
         for (node, stamp) in stamps {
             let known = alive.entry(node).or_insert((stamp, now));
             if known.0 != stamp {

@@ -1,8 +1,14 @@
 //! Who is primary: the rules of the lease, apart from store and clock (`src/mgmtd/store/MgmtdStore.cc`,
 //! `src/mgmtd/background/MgmtdLeaseExtender.cc`).
+//!
+//! The record says by the wall clock when the lease ends, as in 3FS. Wall clocks jump, so here both sides measure with
+//! their steady clocks besides: the primary trusts its lease only for so long after it began to write it, and another
+//! manager takes it only after it saw the record unchanged for as long. Two managers are never primary at a time then,
+//! whatever their wall clocks say, as long as their steady clocks run at about the same speed.
 
 use std::cmp::Ordering;
 use std::time::Duration;
+use tokio::time::Instant;
 use valor_protocol::UtcTime;
 use valor_protocol::app::ReleaseVersion;
 use valor_protocol::mgmtd::{MgmtdLeaseInfo, PersistentNodeInfo};
@@ -23,6 +29,8 @@ pub struct Candidate<'a> {
     pub length: Duration,
     /// Whether an older software than the last primary's has to stand back.
     pub check_release: bool,
+    /// This manager has seen the stored lease unchanged for so long that its owner does not trust it any more.
+    pub watched: bool,
 }
 
 /// The lease to write, or `None` to leave the stored one as it is.
@@ -38,14 +46,27 @@ pub fn claim(stored: Option<&MgmtdLeaseInfo>, candidate: &Candidate<'_>) -> Opti
     if candidate.check_release && candidate.release.compare(&stored.release_version) == Ordering::Less {
         return None;
     }
-    if stored.lease_end >= lease_end {
-        return None;
-    }
-    if stored.lease_end < candidate.now {
-        return Some(new);
-    }
     let own = stored.primary.node_id == candidate.node.node_id;
-    own.then_some(MgmtdLeaseInfo { lease_start: stored.lease_start, ..new })
+    if stored.lease_end < candidate.now && stored.lease_end < lease_end {
+        return (own || candidate.watched || is_given_up(stored)).then_some(new);
+    }
+    // The end never moves back, even if the clock does; it moves in any case, so that others see us alive.
+    let lease_end = lease_end.max(after(stored.lease_end, Duration::from_micros(1)));
+    own.then_some(MgmtdLeaseInfo { lease_start: stored.lease_start, lease_end, ..new })
+}
+
+/// The lease with the mark that its owner gave it up: it ends before it began.
+pub fn given_up(lease: MgmtdLeaseInfo) -> MgmtdLeaseInfo {
+    MgmtdLeaseInfo { lease_end: UtcTime(lease.lease_start.0.saturating_sub(1)), ..lease }
+}
+
+fn is_given_up(lease: &MgmtdLeaseInfo) -> bool {
+    lease.lease_end < lease.lease_start
+}
+
+/// How long a lease is trusted after its owner began to write it.
+pub fn trust(length: Duration, margin: Duration) -> Duration {
+    length.saturating_sub(margin)
 }
 
 /// Whether a write may still be made under the stored lease.
@@ -67,6 +88,23 @@ pub struct LeaseState {
     pub lease: Option<MgmtdLeaseInfo>,
     /// This manager is primary but has not loaded the cluster's state yet.
     pub loading: bool,
+    /// When this manager began the transaction that read or wrote it.
+    asked: Option<Instant>,
+}
+
+/// What is in force when a lease is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// This manager.
+    pub own: NodeId,
+    /// Its wall clock.
+    pub utc: UtcTime,
+    /// Its steady clock.
+    pub steady: Instant,
+    /// How long a lease lasts.
+    pub length: Duration,
+    /// How much of that is not trusted.
+    pub margin: Duration,
 }
 
 /// How a freshly read lease differs from the one known.
@@ -85,8 +123,9 @@ pub enum LeaseChange {
 }
 
 impl LeaseState {
-    /// Takes in what was read from the store, or `None` if this manager must not be primary.
-    pub fn observe(&mut self, read: Option<MgmtdLeaseInfo>, own: NodeId) -> LeaseChange {
+    /// Takes in what was read from the store by a transaction that began at `asked`, or `None` if this manager must
+    /// not be primary.
+    pub fn observe(&mut self, read: Option<MgmtdLeaseInfo>, asked: Instant, own: NodeId) -> LeaseChange {
         let Some(new) = read else {
             *self = Self::default();
             return LeaseChange::None;
@@ -100,13 +139,18 @@ impl LeaseState {
         };
         self.loading = new.primary.node_id == own && change != LeaseChange::None;
         self.lease = Some(new);
+        self.asked = Some(asked);
         change
     }
 
-    /// The lease if it can be relied on: it lasts beyond `margin` and its state is loaded.
-    pub fn trusted(&self, now: UtcTime, margin: Duration) -> Option<&MgmtdLeaseInfo> {
+    /// The lease if it can be relied on: it lasts beyond the margin and its state is loaded. One's own must have been
+    /// written a short time ago, too.
+    pub fn trusted(&self, now: &Now) -> Option<&MgmtdLeaseInfo> {
         let lease = self.lease.as_ref()?;
-        (!self.loading && after(now, margin) < lease.lease_end).then_some(lease)
+        let recent = |asked: Instant| now.steady < asked + trust(now.length, now.margin);
+        let others = lease.primary.node_id != now.own;
+        let lasts = after(now.utc, now.margin) < lease.lease_end;
+        (!self.loading && lasts && (others || self.asked.is_some_and(recent))).then_some(lease)
     }
 }
 
@@ -140,7 +184,13 @@ mod tests {
         }
     }
 
-    fn claim_at(stored: Option<&MgmtdLeaseInfo>, id: u32, now: i64, date: u64) -> Option<MgmtdLeaseInfo> {
+    fn claim_with(
+        stored: Option<&MgmtdLeaseInfo>,
+        id: u32,
+        now: i64,
+        date: u64,
+        watched: bool,
+    ) -> Option<MgmtdLeaseInfo> {
         let node = node(id);
         let candidate = Candidate {
             node: &node,
@@ -148,8 +198,13 @@ mod tests {
             now: UtcTime(now * 1_000_000),
             length: LENGTH,
             check_release: true,
+            watched,
         };
         claim(stored, &candidate)
+    }
+
+    fn claim_at(stored: Option<&MgmtdLeaseInfo>, id: u32, now: i64, date: u64) -> Option<MgmtdLeaseInfo> {
+        claim_with(stored, id, now, date, true)
     }
 
     #[test]
@@ -169,8 +224,24 @@ mod tests {
             Some(lease(1, 161, 221)),
             "an ended lease starts anew"
         );
-        assert_eq!(claim_at(Some(&stored), 1, 100, 5), None, "it is long enough");
-        assert_eq!(claim_at(Some(&stored), 1, 50, 5), None, "a clock that went back does not shorten it");
+        for now in [100, 50] {
+            let extended = claim_at(Some(&stored), 1, now, 5).unwrap();
+            let expected = MgmtdLeaseInfo { lease_end: UtcTime(160_000_001), ..stored.clone() };
+            assert_eq!(
+                extended, expected,
+                "a clock that went back does not shorten it, but others see a change"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_by_who_has_watched_it() {
+        let stored = lease(1, 100, 160);
+        assert_eq!(claim_with(Some(&stored), 2, 161, 5, false), None, "its clock may be wrong");
+        assert_eq!(claim_with(Some(&stored), 2, 161, 5, true), Some(lease(2, 161, 221)));
+        assert_eq!(claim_with(Some(&stored), 1, 161, 5, false), Some(lease(1, 161, 221)), "its own");
+        let free = given_up(stored);
+        assert_eq!(claim_with(Some(&free), 2, 101, 5, false), Some(lease(2, 101, 161)), "given up");
     }
 
     #[test]
@@ -195,24 +266,31 @@ mod tests {
     fn a_new_lease_has_to_be_loaded_until_it_is() {
         let own = NodeId(1);
         let mut state = LeaseState::default();
-        assert_eq!(state.observe(Some(lease(1, 100, 160)), own), LeaseChange::First);
+        let begun = Instant::now();
+        let at = |utc: i64, steady: u64| Now {
+            own,
+            utc: UtcTime(utc * 1_000_000),
+            steady: begun + Duration::from_secs(steady),
+            length: LENGTH,
+            margin: Duration::from_secs(20),
+        };
+        assert_eq!(state.observe(Some(lease(1, 100, 160)), begun, own), LeaseChange::First);
         assert!(state.loading);
-        assert_eq!(state.observe(Some(lease(1, 100, 170)), own), LeaseChange::StillLoading);
+        assert_eq!(state.observe(Some(lease(1, 100, 170)), begun, own), LeaseChange::StillLoading);
         assert!(state.loading);
-        let margin = Duration::from_secs(20);
-        let now = |s: i64| UtcTime(s * 1_000_000);
-        assert!(state.trusted(now(110), margin).is_none());
+        assert!(state.trusted(&at(110, 0)).is_none());
         state.loading = false;
-        assert_eq!(state.observe(Some(lease(1, 100, 180)), own), LeaseChange::None);
+        assert_eq!(state.observe(Some(lease(1, 100, 180)), begun, own), LeaseChange::None);
         assert!(!state.loading);
-        assert!(state.trusted(now(159), margin).is_some());
-        assert!(state.trusted(now(160), margin).is_none(), "20 s before the end nobody relies on it");
-        assert_eq!(state.observe(Some(lease(1, 190, 250)), own), LeaseChange::Start);
+        assert!(state.trusted(&at(159, 39)).is_some());
+        assert!(state.trusted(&at(160, 39)).is_none(), "20 s before the end nobody relies on it");
+        assert!(state.trusted(&at(100, 40)).is_none(), "even if the clock went back");
+        assert_eq!(state.observe(Some(lease(1, 190, 250)), begun, own), LeaseChange::Start);
         assert!(state.loading);
-        assert_eq!(state.observe(Some(lease(2, 300, 360)), own), LeaseChange::Primary);
+        assert_eq!(state.observe(Some(lease(2, 300, 360)), begun, own), LeaseChange::Primary);
         assert!(!state.loading, "another one loads it");
-        assert!(state.trusted(now(310), margin).is_some());
-        assert_eq!(state.observe(None, own), LeaseChange::None);
-        assert!(state.trusted(now(310), margin).is_none());
+        assert!(state.trusted(&at(310, 100)).is_some(), "whoever else has it is only a hint");
+        assert_eq!(state.observe(None, begun, own), LeaseChange::None);
+        assert!(state.trusted(&at(310, 0)).is_none());
     }
 }

@@ -29,8 +29,10 @@ mod ops;
 mod router;
 pub mod schema;
 mod server;
+mod snapshot;
 mod store;
 mod tags;
 
 pub use config::{Config, ConfigSource, RetryTransaction, UserCache};
 pub use server::{ApplyConfig, Hooks, Identity, Mgmtd};
+pub use snapshot::RoutingReply;

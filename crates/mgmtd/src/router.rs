@@ -1,6 +1,6 @@
 //! The service's methods by number.
 
-use crate::Mgmtd;
+use crate::{Mgmtd, RoutingReply};
 use std::sync::Arc;
 use valor_protocol::mgmtd::methods::{self as m, SERVICE, SERVICE_ID};
 use valor_rpc::Router;
@@ -23,11 +23,11 @@ macro_rules! serve {
 impl Mgmtd {
     /// The service, to be served on as many listeners as wanted.
     pub fn router(self: &Arc<Self>) -> Router {
-        serve! { self,
+        let mgmtd = Arc::clone(self);
+        let router = serve! { self,
             GetPrimaryMgmtd => get_primary_mgmtd,
             Heartbeat => heartbeat,
             RegisterNode => register_node,
-            GetRoutingInfo => get_routing_info,
             SetConfig => set_config,
             GetConfig => get_config,
             SetChainTable => set_chain_table,
@@ -47,6 +47,10 @@ impl Mgmtd {
             SetPreferredTargetOrder => set_preferred_target_order,
             RotateAsPreferredOrder => rotate_as_preferred_order,
             UpdateChain => update_chain,
-        }
+        };
+        router.method_as::<m::GetRoutingInfo, RoutingReply, _, _>(move |_, request| {
+            let mgmtd = Arc::clone(&mgmtd);
+            async move { mgmtd.routing_reply(request).await }
+        })
     }
 }

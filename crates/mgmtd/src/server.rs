@@ -4,15 +4,16 @@ use crate::background;
 use crate::config::{Config, ConfigSource};
 use crate::data::{Data, to_stored};
 use crate::error;
-use crate::lease::LeaseState;
+use crate::lease::{LeaseState, Now};
 use crate::schema::Write;
+use crate::snapshot::Snapshot;
 use crate::store::Store;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{MutexGuard, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use valor_env::Env;
 use valor_kv::Database;
 use valor_protocol::app::{ConfigStatus, FbsAppInfo};
@@ -64,6 +65,7 @@ pub struct Mgmtd {
     peers: Arc<valor_rpc::Client>,
     hooks: Hooks,
     data: RwLock<Data>,
+    snapshot: Mutex<Snapshot>,
     /// Held by whoever reads state, stores a change of it and then applies that to memory.
     writer: tokio::sync::Mutex<()>,
     stop: watch::Sender<bool>,
@@ -116,6 +118,7 @@ impl Mgmtd {
             peers,
             hooks,
             data: RwLock::new(Data::new(own)),
+            snapshot: Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             stop,
             tasks: Mutex::default(),
@@ -186,6 +189,10 @@ impl Mgmtd {
         &self.data
     }
 
+    pub(crate) fn snapshot(&self) -> &Mutex<Snapshot> {
+        &self.snapshot
+    }
+
     pub(crate) fn peers(&self) -> &valor_rpc::Client {
         &self.peers
     }
@@ -207,18 +214,27 @@ impl Mgmtd {
         to_stored(&self.data.read().own)
     }
 
+    fn now(&self) -> Now {
+        let config = self.config();
+        Now {
+            own: self.own_id,
+            utc: self.utc_now(),
+            steady: Instant::now(),
+            length: config.lease_length.get(),
+            margin: config.suspicious_lease_interval.get(),
+        }
+    }
+
     /// The lease, if it can be relied on.
     pub(crate) fn trusted_lease(&self) -> Option<MgmtdLeaseInfo> {
-        let margin = self.config().suspicious_lease_interval.get();
-        let now = self.utc_now();
-        self.data.read().lease.trusted(now, margin).cloned()
+        let now = self.now();
+        self.data.read().lease.trusted(&now).cloned()
     }
 
     /// Refuses what only the primary may do: 5000 with the primary's id if it is known.
     pub(crate) fn ensure_primary(&self) -> Result<(), Status> {
-        let margin = self.config().suspicious_lease_interval.get();
-        let now = self.utc_now();
-        match self.data.read().lease.trusted(now, margin).map(|lease| lease.primary.node_id) {
+        let now = self.now();
+        match self.data.read().lease.trusted(&now).map(|lease| lease.primary.node_id) {
             Some(id) if id == self.own_id => Ok(()),
             other => Err(error::not_primary(other)),
         }

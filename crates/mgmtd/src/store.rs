@@ -7,8 +7,10 @@ use crate::lease::{self, Candidate};
 use crate::schema::{self, CorruptRecord, Write};
 use crate::tags;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use valor_env::Env;
 use valor_env::metrics as names;
 use valor_kv::{Database, KvError, RunOptions, Transaction, TransactionError, key_after, prefix_end};
@@ -29,6 +31,8 @@ pub(crate) struct Store {
     config: ConfigSource,
     own_id: NodeId,
     stopped: watch::Receiver<bool>,
+    /// The lease as it was last seen, and since when it is like that.
+    seen: Mutex<Option<(MgmtdLeaseInfo, Instant)>>,
 }
 
 /// A transaction's content. It may run several times, and take effect several times; the last time counts.
@@ -98,7 +102,7 @@ impl Store {
         own_id: NodeId,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        Self { env, db, config, own_id, stopped }
+        Self { env, db, config, own_id, stopped, seen: Mutex::default() }
     }
 
     /// Applies `writes`, and sets the routing version if one is given. Goes on until it succeeds, unless the lease is
@@ -111,7 +115,7 @@ impl Store {
     }
 
     /// Looks at the lease, and takes or extends it if that is possible: the lease as it is then, or `None` if this
-    /// manager is disabled.
+    /// manager is disabled; and when the transaction began that says so.
     ///
     /// # Errors
     /// 1xxx, 2.
@@ -119,7 +123,7 @@ impl Store {
         &self,
         own: &PersistentNodeInfo,
         release: &ReleaseVersion,
-    ) -> Result<Option<MgmtdLeaseInfo>, Status> {
+    ) -> Result<(Option<MgmtdLeaseInfo>, Instant), Status> {
         self.persistently(&ExtendLease { own, release }).await
     }
 
@@ -150,6 +154,18 @@ impl Store {
 
     fn utc_now(&self) -> UtcTime {
         UtcTime(self.env.utc_now().0)
+    }
+
+    /// Takes note of the stored lease; how long it has been like that as far as this manager knows.
+    fn watch(&self, stored: &MgmtdLeaseInfo) -> Duration {
+        let mut seen = self.seen.lock();
+        match &*seen {
+            Some((known, since)) if known == stored => since.elapsed(),
+            _ => {
+                *seen = Some((stored.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        }
     }
 
     /// A round of attempts with growing waits.
@@ -264,27 +280,30 @@ struct ExtendLease<'a> {
 }
 
 impl Content for ExtendLease<'_> {
-    type Output = Option<MgmtdLeaseInfo>;
+    type Output = (Option<MgmtdLeaseInfo>, Instant);
 
     async fn run(&self, store: &Store, tx: &Transaction) -> Result<Self::Output, Failure> {
+        let asked = Instant::now();
         let key = schema::node_key(store.own_id);
         if let Some(record) = tx.get(&key).await?
             && tags::disable(&schema::read_node(&key, record)?.tags)
         {
-            return Ok(None);
+            return Ok((None, asked));
         }
         let stored = read_lease(tx).await?;
         let config: &Config = &store.config.get();
+        let trust = lease::trust(config.lease_length.get(), config.suspicious_lease_interval.get());
         let candidate = Candidate {
             node: self.own,
             release: self.release,
             now: store.utc_now(),
             length: config.lease_length.get(),
             check_release: config.extend_lease_check_release_version,
+            watched: stored.as_ref().is_some_and(|stored| store.watch(stored) >= trust),
         };
-        let Some(claimed) = lease::claim(stored.as_ref(), &candidate) else { return Ok(stored) };
+        let Some(claimed) = lease::claim(stored.as_ref(), &candidate) else { return Ok((stored, asked)) };
         apply(tx, &[schema::put_lease(&claimed)]);
-        Ok(Some(claimed))
+        Ok((Some(claimed), asked))
     }
 }
 
@@ -305,15 +324,12 @@ struct ReleaseLease<'a> {
 impl Content for ReleaseLease<'_> {
     type Output = ();
 
-    async fn run(&self, store: &Store, tx: &Transaction) -> Result<(), Failure> {
-        let Some(mut stored) = read_lease(tx).await? else { return Ok(()) };
+    async fn run(&self, _: &Store, tx: &Transaction) -> Result<(), Failure> {
+        let Some(stored) = read_lease(tx).await? else { return Ok(()) };
         let ours = stored.primary.node_id == self.held.primary.node_id
             && stored.lease_start == self.held.lease_start;
-        // Before now, since a lease still counts at the very moment it ends.
-        let end = UtcTime(store.utc_now().0.saturating_sub(1));
-        if ours && stored.lease_end > end {
-            stored.lease_end = end;
-            apply(tx, &[schema::put_lease(&stored)]);
+        if ours {
+            apply(tx, &[schema::put_lease(&lease::given_up(stored))]);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use valor_env::metrics::{RPC_SERVER_ERRORS, RPC_SERVER_LATENCY, RPC_SERVER_PANIC
 use valor_env::{Endpoint, request_id};
 use valor_protocol::Method;
 use valor_protocol::status::code;
-use valor_wire::{BodyCrc, KnownCrc, Status, from_bytes};
+use valor_wire::{BodyCrc, KnownCrc, Status, Wire, from_bytes};
 
 use crate::session::Responder;
 
@@ -103,21 +103,36 @@ impl Router {
     /// # Panics
     /// If the method belongs to another service.
     #[must_use]
-    pub fn method_with_crc<M, F, Fut>(mut self, handler: F) -> Self
+    pub fn method_with_crc<M, F, Fut>(self, handler: F) -> Self
     where
         M: Method,
         F: Fn(CallContext, M::Req) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<WithCrc<M::Rsp>, Status>> + Send + 'static,
+    {
+        self.method_as::<M, M::Rsp, _, _>(handler)
+    }
+
+    /// Adds a method whose responses are of another type with the same encoding, such as one that was encoded before.
+    ///
+    /// # Panics
+    /// If the method belongs to another service.
+    #[must_use]
+    pub fn method_as<M, R, F, Fut>(mut self, handler: F) -> Self
+    where
+        M: Method,
+        R: Wire + Send + 'static,
+        F: Fn(CallContext, M::Req) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<WithCrc<R>, Status>> + Send + 'static,
     {
         assert_eq!(M::SERVICE_ID, self.id, "{}.{} is not a method of {}", M::SERVICE, M::NAME, self.name);
         let index = usize::from(M::ID);
         if self.methods.len() <= index {
             self.methods.resize_with(index + 1, || None);
         }
-        self.methods[index] = Some(Arc::new(TypedHandler::<M, F> {
+        self.methods[index] = Some(Arc::new(TypedHandler::<M, R, F> {
             handler: Arc::new(handler),
             metrics: MethodMetrics::new::<M>(),
-            method: std::marker::PhantomData,
+            types: std::marker::PhantomData,
         }));
         self
     }
@@ -157,17 +172,18 @@ impl MethodMetrics {
     }
 }
 
-struct TypedHandler<M, F> {
+struct TypedHandler<M, R, F> {
     handler: Arc<F>,
     metrics: MethodMetrics,
-    method: std::marker::PhantomData<M>,
+    types: std::marker::PhantomData<fn(M) -> R>,
 }
 
-impl<M, F, Fut> Handler for TypedHandler<M, F>
+impl<M, R, F, Fut> Handler for TypedHandler<M, R, F>
 where
     M: Method,
+    R: Wire + Send + 'static,
     F: Fn(CallContext, M::Req) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<WithCrc<M::Rsp>, Status>> + Send + 'static,
+    Fut: Future<Output = Result<WithCrc<R>, Status>> + Send + 'static,
 {
     fn start(&self, context: CallContext, payload: Bytes, responder: Responder) {
         let metrics = self.metrics.clone();
@@ -191,10 +207,10 @@ where
                 Err(Status::new(code::FOUND_BUG, format!("{}.{} panicked: {panic}", M::SERVICE, M::NAME)))
             });
             match response {
-                Ok(WithCrc { value, known }) => responder.respond::<M::Rsp>(Ok(value), &known),
+                Ok(WithCrc { value, known }) => responder.respond::<R>(Ok(value), &known),
                 Err(status) => {
                     metrics.errors.increment(1);
-                    responder.respond::<M::Rsp>(Err(status), &[]);
+                    responder.respond::<R>(Err(status), &[]);
                 }
             }
             metrics.latency.record(received.elapsed());

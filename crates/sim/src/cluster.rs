@@ -1,11 +1,13 @@
 //! The cluster: real servers on simulated machines, and what can be done to them.
+//!
+//! Either one manager and one metadata server, each with a database of its own; or several of both on one database,
+//! which a machine of its own serves to them, in the place of FoundationDB.
 
 mod boot;
 mod client;
 mod replace;
+mod servers;
 
-use std::net::SocketAddrV4;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,40 +16,29 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use valor_client::MgmtdClient;
-use valor_client::file::FileIo;
-use valor_client::mgmtd::{Identity, MgmtdClientConfig, Role};
-use valor_client::storage::{StorageClient, StorageClientConfig};
-use valor_config::{Live, Size};
-use valor_env::{Endpoint, Env};
-use valor_kv::{Database, Durability, SimulatedStorage};
-use valor_meta::{Deps, Meta};
-use valor_mgmtd::{Hooks, Mgmtd};
-use valor_protocol::address::{Address, ServiceGroupInfo};
-use valor_protocol::app::{ClientId, FbsAppInfo};
-use valor_protocol::meta::Layout;
-use valor_protocol::mgmtd::HeartbeatDetail;
-use valor_protocol::user::UserInfo;
+use valor_kv::{Database, SimulatedStorage};
 use valor_protocol::{ChainTableId, NodeId};
-use valor_rpc::{Client, ClientConfig, Router, Server, ServerConfig, ServerHandle};
-use valor_storage::{HeartbeatBoard, Storage};
-use valor_wire::{Status, UtcTime, Uuid};
 
 use crate::net::{End, Host, Life, Net};
 use crate::rng::Rng;
 use crate::trace::Trace;
 use crate::world::Machine;
+use servers::Wiring;
 
 pub use boot::{ROOT, chain_id, describe};
 pub use client::SimClient;
+pub use servers::Running;
 
 /// Name of the cluster.
 pub const CLUSTER: &str = "sim";
 /// The chain table of all files.
 pub const TABLE: ChainTableId = ChainTableId(1);
-/// Host of the manager.
+/// Host of the first manager.
 pub const MGMTD: Host = 1;
-/// Host of the metadata server.
-pub const META: Host = 2;
+/// Host of the first metadata server.
+pub const META: Host = 4;
+/// Host of the database that managers and metadata servers share.
+pub const KV: Host = 8;
 /// Host of the administrator, who is never hindered.
 pub const ADMIN: Host = 9;
 /// Host of the first storage server.
@@ -61,12 +52,14 @@ pub const CHUNK_SIZE: u32 = 64 << 10;
 pub const DISK: u64 = 1 << 30;
 /// Pause before a process that could not start tries again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
-/// How long a process waits for routing information.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a cluster is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Managers.
+    pub managers: u8,
+    /// Metadata servers.
+    pub metas: u8,
     /// Storage servers.
     pub storage: u8,
     /// Clients.
@@ -77,30 +70,28 @@ pub struct Shape {
     pub replicas: u8,
 }
 
+impl Shape {
+    /// Whether managers and metadata servers use one database.
+    pub fn shares_database(&self) -> bool {
+        self.managers > 1 || self.metas > 1
+    }
+}
+
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The manager.
+    /// A shared database.
+    Kv,
+    /// A manager.
     Mgmtd,
-    /// The metadata server.
+    /// A metadata server.
     Meta,
     /// A storage server.
     Storage,
 }
 
-/// A server that runs.
-struct Running {
-    service: Service,
-    db: Option<Database>,
-    _mgmtd: Option<Arc<MgmtdClient>>,
-    _listener: ServerHandle,
-}
-
-enum Service {
-    Mgmtd(Arc<Mgmtd>),
-    Meta(#[expect(dead_code, reason = "lives as long as the process")] Arc<Meta>),
-    Storage(Arc<Storage>),
-}
+/// Where a server is found while it runs.
+pub type Slot = Arc<Mutex<Option<Running>>>;
 
 /// One server's machine.
 pub struct Node {
@@ -110,7 +101,8 @@ pub struct Node {
     pub machine: Machine,
     kv: SimulatedStorage,
     life: Option<Arc<Life>>,
-    running: Arc<Mutex<Option<Running>>>,
+    running: Slot,
+    wiring: Wiring,
     starting: Option<JoinHandle<()>>,
 }
 
@@ -122,7 +114,7 @@ pub struct Cluster {
     pub net: Net,
     /// Shape.
     pub shape: Shape,
-    /// Servers: the manager, the metadata server, storage servers.
+    /// Servers: those of metadata and management first, then storage servers.
     pub nodes: Vec<Node>,
     /// Who sets the cluster up and looks at it.
     pub admin: SimClient,
@@ -139,11 +131,14 @@ impl Cluster {
     /// The step that failed.
     pub async fn start(shape: Shape, rng: &mut Rng, trace: Trace) -> Result<Self, String> {
         let net = Net::new(rng.next(), trace.clone());
-        let kinds = [(Kind::Mgmtd, MGMTD), (Kind::Meta, META)]
-            .into_iter()
-            .chain((0..shape.storage).map(|index| (Kind::Storage, STORAGE + index)));
-        let nodes = kinds.map(|(kind, host)| Node::new(kind, host, &net, rng.next())).collect();
-        let admin = SimClient::start(Machine::new(ADMIN, "admin", &net, rng.next()));
+        let several = |kind, first: Host, count| (0..count).map(move |index| (kind, first + index));
+        let kinds = several(Kind::Kv, KV, u8::from(shape.shares_database()))
+            .chain(several(Kind::Mgmtd, MGMTD, shape.managers))
+            .chain(several(Kind::Meta, META, shape.metas))
+            .chain(several(Kind::Storage, STORAGE, shape.storage));
+        let wiring = Wiring { managers: shape.managers, shares_database: shape.shares_database() };
+        let nodes = kinds.map(|(kind, host)| Node::new(kind, host, wiring, &net, rng.next())).collect();
+        let admin = SimClient::start(Machine::new(ADMIN, "admin", &net, rng.next()), wiring);
         let mut cluster =
             Self { trace, net, shape, nodes, admin, clients: Vec::new(), renewed: Arc::default() };
         for index in 0..cluster.nodes.len() {
@@ -152,14 +147,12 @@ impl Cluster {
             }
         }
         cluster.create_chains().await?;
-        for index in 0..cluster.nodes.len() {
-            if cluster.nodes[index].kind == Kind::Meta {
-                cluster.boot(index);
-            }
+        for index in cluster.of(Kind::Meta) {
+            cluster.boot(index);
         }
         for index in 0..shape.clients {
             let machine = Machine::new(CLIENT + index, format!("client{index}"), &cluster.net, rng.next());
-            cluster.clients.push(SimClient::start(machine));
+            cluster.clients.push(SimClient::start(machine, wiring));
         }
         cluster.wait_for_service().await?;
         Ok(cluster)
@@ -203,14 +196,44 @@ impl Cluster {
         self.nodes[index].life.is_some()
     }
 
-    /// Numbers of the storage servers.
-    pub fn storage_nodes(&self) -> std::ops::Range<usize> {
-        2..2 + usize::from(self.shape.storage)
+    /// Numbers of the servers of a kind.
+    pub fn of(&self, kind: Kind) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|index| self.nodes[*index].kind == kind).collect()
     }
 
-    /// The metadata server's database, while it runs.
+    /// Numbers of the managers that are primary by their own account.
+    pub fn primaries(&self) -> Vec<usize> {
+        let mut managers = self.of(Kind::Mgmtd);
+        managers.retain(|index| self.nodes[*index].running.lock().as_ref().is_some_and(Running::is_primary));
+        managers
+    }
+
+    /// Hosts of the managers.
+    pub fn managers(&self) -> Vec<Host> {
+        self.of(Kind::Mgmtd).into_iter().map(|index| self.nodes[index].machine.host).collect()
+    }
+
+    /// The database with the file system's metadata, while it runs.
     pub fn meta_database(&self) -> Option<Database> {
-        self.nodes[1].running.lock().as_ref().and_then(|running| running.db.clone())
+        let slot = self.database_of(Kind::Meta)?;
+        slot.lock().as_ref().and_then(|running| running.database().cloned())
+    }
+
+    /// Where the database of a kind of server is.
+    pub fn database_of(&self, kind: Kind) -> Option<Slot> {
+        let kind = if self.shape.shares_database() { Kind::Kv } else { kind };
+        self.of(kind).first().map(|index| Arc::clone(&self.nodes[*index].running))
+    }
+
+    /// Names of the servers and where they are found.
+    pub fn slots(&self) -> Vec<(String, Slot)> {
+        self.nodes.iter().map(|node| (node.machine.name.clone(), Arc::clone(&node.running))).collect()
+    }
+
+    /// Clients of the manager in clients, with their names.
+    pub fn observers(&self) -> Vec<(String, Arc<MgmtdClient>)> {
+        let all = self.clients.iter().chain([&self.admin]);
+        all.map(|client| (client.machine.name.clone(), Arc::clone(&client.mgmtd))).collect()
     }
 
     /// All hosts of servers and clients.
@@ -221,10 +244,11 @@ impl Cluster {
 }
 
 impl Node {
-    fn new(kind: Kind, host: Host, net: &Net, seed: u64) -> Self {
+    fn new(kind: Kind, host: Host, wiring: Wiring, net: &Net, seed: u64) -> Self {
         let name = match kind {
-            Kind::Mgmtd => "mgmtd".to_owned(),
-            Kind::Meta => "meta".to_owned(),
+            Kind::Kv => "kv".to_owned(),
+            Kind::Mgmtd => format!("mgmtd{}", host - MGMTD),
+            Kind::Meta => format!("meta{}", host - META),
             Kind::Storage => format!("storage{}", host - STORAGE),
         };
         let machine = Machine::new(host, name, net, seed);
@@ -235,6 +259,7 @@ impl Node {
             kv: SimulatedStorage::new(),
             life: None,
             running: Arc::default(),
+            wiring,
             starting: None,
         }
     }
@@ -247,16 +272,11 @@ impl Node {
     fn boot(&mut self) {
         let (env, life) = self.machine.next_life();
         self.life = Some(life);
-        let (kind, host, kv) = (self.kind, self.machine.host, self.kv.clone());
+        let (kind, wiring, host, kv) = (self.kind, self.wiring, self.machine.host, self.kv.clone());
         let running = Arc::clone(&self.running);
         self.starting = Some(tokio::spawn(async move {
             loop {
-                let started = match kind {
-                    Kind::Mgmtd => start_mgmtd(&env, host, &kv),
-                    Kind::Meta => start_meta(&env, host, &kv).await,
-                    Kind::Storage => start_storage(&env, host).await,
-                };
-                match started {
+                match wiring.start(kind, &env, host, &kv).await {
                     Ok(server) => {
                         *running.lock() = Some(server);
                         return;
@@ -274,112 +294,8 @@ impl Node {
         }
         let Some(life) = self.life.take() else { return };
         net.kill(self.machine.host, &life, how);
-        let Some(running) = self.running.lock().take() else { return };
-        match &running.service {
-            Service::Mgmtd(mgmtd) => mgmtd.abandon(),
-            Service::Meta(_) => {}
-            Service::Storage(storage) => storage.abandon(),
+        if let Some(running) = self.running.lock().take() {
+            running.abandon();
         }
     }
-}
-
-/// The address that a host publishes.
-fn address(host: Host) -> Address {
-    Address::tcp(SocketAddrV4::new([10, 0, 0, host].into(), 8000))
-}
-
-fn app(env: &Env, host: Host, service: &str) -> FbsAppInfo {
-    let group = ServiceGroupInfo { services: [service.to_owned()].into(), endpoints: vec![address(host)] };
-    FbsAppInfo {
-        node_id: NodeId(u32::from(host)),
-        hostname: env.hostname(),
-        pid: 1,
-        service_groups: vec![group],
-        ..FbsAppInfo::default()
-    }
-}
-
-fn mgmtd_addresses() -> Vec<String> {
-    vec![address(MGMTD).to_string()]
-}
-
-fn mgmtd_config() -> MgmtdClientConfig {
-    MgmtdClientConfig { mgmtd_server_addresses: mgmtd_addresses(), ..MgmtdClientConfig::default().fast() }
-}
-
-fn listen(env: &Env, host: Host, routers: Vec<Router>) -> Result<ServerHandle, Status> {
-    let builder = Server::builder(env.clone(), ServerConfig::default());
-    let builder = routers.into_iter().fold(builder, |builder, router| builder.service(router));
-    builder
-        .listen(&[Endpoint::Tcp(Net::address(host))])
-        .map_err(|error| Status { code: 1, message: error.to_string() })
-}
-
-fn start_mgmtd(env: &Env, host: Host, kv: &SimulatedStorage) -> Result<Running, Status> {
-    let db = Database::simulated(env.clone(), kv, Durability::Always);
-    let rpc = Client::new(env.clone(), ClientConfig::default());
-    let identity = valor_mgmtd::Identity { cluster_id: CLUSTER.into(), app: app(env, host, "Mgmtd") };
-    let config = valor_mgmtd::Config::fast();
-    let mgmtd = Mgmtd::start(env.clone(), config, identity, db.clone(), rpc, Hooks::default())?;
-    let listener = listen(env, host, vec![mgmtd.router()])?;
-    Ok(Running { service: Service::Mgmtd(mgmtd), db: Some(db), _mgmtd: None, _listener: listener })
-}
-
-fn server_client(
-    env: &Env,
-    rpc: &Arc<Client>,
-    app: FbsAppInfo,
-    detail: Box<dyn Fn() -> HeartbeatDetail + Send + Sync>,
-) -> Arc<MgmtdClient> {
-    let identity = Identity::new(CLUSTER, UserInfo::default(), Role::Server { app, detail });
-    MgmtdClient::start(env.clone(), Arc::clone(rpc), mgmtd_config(), identity)
-}
-
-async fn start_meta(env: &Env, host: Host, kv: &SimulatedStorage) -> Result<Running, Status> {
-    let db = Database::simulated(env.clone(), kv, Durability::Always);
-    let layout = Layout::empty(TABLE, CHUNK_SIZE, 2);
-    valor_meta::init_fs(&db, layout, UtcTime(env.utc_now().0)).await?;
-    let rpc = Client::new(env.clone(), ClientConfig::default());
-    let detail = Box::new(|| HeartbeatDetail::MetaHeartbeatInfo(Default::default()));
-    let mgmtd = server_client(env, &rpc, app(env, host, "MetaSerde"), detail);
-    mgmtd.wait_ready(PATIENCE).await?;
-    let live = Live::new(meta_config());
-    let client = ClientId { uuid: Uuid(env.random_uuid()), hostname: env.hostname() };
-    let config = StorageClientConfig::default().fast();
-    let storage = StorageClient::new(env, Arc::clone(&rpc), Arc::clone(&mgmtd), config, client);
-    let deps = Deps {
-        db: db.clone(),
-        users: valor_meta::user_store(env.clone(), db.clone(), &live),
-        cluster: Arc::clone(&mgmtd) as Arc<dyn valor_meta::Cluster>,
-        chunks: Arc::new(FileIo::new(storage)),
-        rpc,
-    };
-    let meta = Meta::start(env.clone(), live, NodeId(u32::from(host)), deps).await?;
-    let listener = listen(env, host, meta.routers().into())?;
-    mgmtd.start_heartbeat();
-    Ok(Running { service: Service::Meta(meta), db: Some(db), _mgmtd: Some(mgmtd), _listener: listener })
-}
-
-fn meta_config() -> valor_meta::Config {
-    let mut config = valor_meta::Config::fast();
-    config.gc.gc_file_delay = valor_config::Duration::from_secs(2);
-    config.session_manager.scan_interval = valor_config::Duration::from_secs(10);
-    config
-}
-
-async fn start_storage(env: &Env, host: Host) -> Result<Running, Status> {
-    let rpc = Client::new(env.clone(), ClientConfig::default());
-    let board = HeartbeatBoard::default();
-    let mgmtd = server_client(env, &rpc, app(env, host, "StorageSerde"), board.detail());
-    mgmtd.wait_ready(PATIENCE).await?;
-    let mut config = valor_storage::Config::fast();
-    config.mgmtd = mgmtd_config();
-    config.targets.target_paths = vec![PathBuf::from("/data")];
-    config.targets.reserve_bytes = Size::new(1 << 20);
-    let identity = valor_storage::Identity { node_id: NodeId(u32::from(host)), board };
-    let cluster = Arc::clone(&mgmtd) as Arc<dyn valor_storage::Cluster>;
-    let storage = Storage::start(env.clone(), Live::new(config), identity, cluster, rpc).await?;
-    let listener = listen(env, host, vec![storage.router()])?;
-    mgmtd.start_heartbeat();
-    Ok(Running { service: Service::Storage(storage), db: None, _mgmtd: Some(mgmtd), _listener: listener })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use valor_env::disk::memory::{Fault, OpKind};
 
-use crate::cluster::{CLIENT, Cluster, DISK, META, MGMTD, STORAGE};
+use crate::cluster::{CLIENT, Cluster, DISK, KV, Kind, META, STORAGE, Shape};
 use crate::net::Host;
 use crate::rng::Rng;
 
@@ -21,15 +21,20 @@ pub enum FaultKind {
     KillAll,
     /// All storage servers lose power.
     PowerAll,
-    /// The manager is killed or loses power.
+    /// A manager is killed or loses power.
     Mgmtd,
-    /// The metadata server is killed or loses power.
+    /// A metadata server is killed or loses power.
     Meta,
+    /// The shared database is killed or loses power, for a short time.
+    Kv,
+    /// The primary manager or a metadata server does not reach the shared database but everyone else; perhaps its clock
+    /// goes wrong, too.
+    Storeless,
     /// Two hosts do not hear each other.
     Partition,
     /// One host does not hear another, which hears it.
     OneWay,
-    /// A storage server, and perhaps a client, does not reach the manager but everyone else.
+    /// A storage server, and perhaps a client, does not reach one or all managers but everyone else.
     Unmanaged,
     /// A host reaches nobody.
     Isolation,
@@ -55,6 +60,8 @@ pub const KINDS: &[(FaultKind, u64)] = &[
     (FaultKind::PowerAll, 6),
     (FaultKind::Mgmtd, 4),
     (FaultKind::Meta, 4),
+    (FaultKind::Kv, 3),
+    (FaultKind::Storeless, 8),
     (FaultKind::Partition, 6),
     (FaultKind::OneWay, 8),
     (FaultKind::Unmanaged, 8),
@@ -92,11 +99,19 @@ pub struct Faults {
 
 impl Faults {
     /// A choice of faults.
-    pub fn new(mut rng: Rng) -> Self {
+    pub fn new(mut rng: Rng, shape: Shape) -> Self {
         let share = *rng.pick(&[0.25, 0.5, 0.8]);
-        let mut kinds: Vec<_> = KINDS.iter().copied().filter(|_| rng.chance(share)).collect();
+        let mut possible = KINDS.to_vec();
+        if shape.shares_database() {
+            // What these runs are for.
+            let weight = |kind| if matches!(kind, FaultKind::Mgmtd | FaultKind::Meta) { 3 } else { 1 };
+            possible.iter_mut().for_each(|(kind, often)| *often *= weight(*kind));
+        } else {
+            possible.retain(|(kind, _)| !matches!(kind, FaultKind::Kv | FaultKind::Storeless));
+        }
+        let mut kinds: Vec<_> = possible.iter().copied().filter(|_| rng.chance(share)).collect();
         if kinds.is_empty() {
-            kinds.push(*rng.pick(KINDS));
+            kinds.push(*rng.pick(&possible));
         }
         let pause = Duration::from_millis(*rng.pick(&[800, 2000, 5000]));
         Self { rng, kinds, agenda: BTreeMap::new(), next: 0, pause }
@@ -195,7 +210,7 @@ impl Faults {
     }
 
     fn strike(&mut self, cluster: &mut Cluster) {
-        let nodes: Vec<usize> = cluster.storage_nodes().collect();
+        let nodes = cluster.of(Kind::Storage);
         let node = *self.rng.pick(&nodes);
         let host = cluster.nodes[node].machine.host;
         match self.choose() {
@@ -204,13 +219,15 @@ impl Faults {
             FaultKind::KillAll => self.stop_all(cluster, &nodes, false),
             FaultKind::PowerAll => self.stop_all(cluster, &nodes, true),
             FaultKind::Mgmtd => {
-                let power = self.rng.chance(0.3);
-                self.stop(cluster, 0, power, Duration::ZERO);
+                // More often than not the one that matters.
+                let primaries = cluster.primaries();
+                let all = if self.rng.chance(0.5) { primaries } else { Vec::new() };
+                let all = if all.is_empty() { cluster.of(Kind::Mgmtd) } else { all };
+                self.stop_one(cluster, &all);
             }
-            FaultKind::Meta => {
-                let power = self.rng.chance(0.3);
-                self.stop(cluster, 1, power, Duration::ZERO);
-            }
+            FaultKind::Meta => self.stop_one(cluster, &cluster.of(Kind::Meta)),
+            FaultKind::Kv => self.stop_database(cluster),
+            FaultKind::Storeless => self.storeless(cluster),
             FaultKind::Partition => {
                 let (a, b) = self.two_hosts(cluster);
                 let time = self.rng.millis(200..8000);
@@ -243,13 +260,7 @@ impl Faults {
             }
             FaultKind::Clock => {
                 let index = self.rng.index(cluster.nodes.len());
-                let seconds = self.rng.below(0..100) as i64 - 50;
-                cluster
-                    .trace
-                    .event(format_args!("clock of {} jumps {seconds} s", cluster.nodes[index].machine.name));
-                cluster.nodes[index].machine.jump(seconds * 1_000_000);
-                let time = self.rng.millis(500..10_000);
-                self.later(time, Later::SetClockRight(index));
+                self.jump(cluster, index);
             }
             FaultKind::Full => {
                 let disk = &cluster.nodes[node].machine.disk;
@@ -292,6 +303,55 @@ impl Faults {
         self.later(down + extra, Later::Boot(index));
     }
 
+    fn stop_one(&mut self, cluster: &mut Cluster, of: &[usize]) {
+        let index = *self.rng.pick(of);
+        let power = self.rng.chance(0.3);
+        self.stop(cluster, index, power, Duration::ZERO);
+    }
+
+    fn stop_database(&mut self, cluster: &mut Cluster) {
+        let down = self.rng.millis(10..1500);
+        for index in cluster.of(Kind::Kv) {
+            if !cluster.is_up(index) {
+                continue;
+            }
+            if self.rng.chance(0.3) {
+                cluster.cut_power(index, 0.0);
+            } else {
+                cluster.kill(index);
+            }
+            self.later(down, Later::Boot(index));
+        }
+    }
+
+    fn jump(&mut self, cluster: &Cluster, index: usize) {
+        let seconds = self.rng.below(0..100) as i64 - 50;
+        let machine = &cluster.nodes[index].machine;
+        cluster.trace.event(format_args!("clock of {} jumps {seconds} s", machine.name));
+        machine.jump(seconds * 1_000_000);
+        let time = self.rng.millis(500..10_000);
+        self.later(time, Later::SetClockRight(index));
+    }
+
+    fn storeless(&mut self, cluster: &Cluster) {
+        let mut victims = cluster.primaries();
+        if victims.is_empty() || self.rng.chance(0.3) {
+            victims = cluster.of(Kind::Meta);
+        }
+        let victim = *self.rng.pick(&victims);
+        let (host, time) = (cluster.nodes[victim].machine.host, self.rng.millis(500..12_000));
+        let direction = self.rng.below(0..4);
+        if direction != 0 {
+            self.block(cluster, host, KV, time);
+        }
+        if direction != 1 {
+            self.block(cluster, KV, host, time);
+        }
+        if self.rng.chance(0.3) {
+            self.jump(cluster, victim);
+        }
+    }
+
     fn stop_all(&mut self, cluster: &mut Cluster, nodes: &[usize], power: bool) {
         for node in nodes {
             let extra = self.rng.millis(0..1500);
@@ -322,10 +382,16 @@ impl Faults {
         let mut cut = vec![host];
         cut.extend(cluster.clients.iter().map(|client| client.machine.host).filter(|_| self.rng.chance(0.5)));
         let both = self.rng.chance(0.7);
+        let mut managers = cluster.managers();
+        if managers.len() > 1 && self.rng.chance(0.5) {
+            managers = vec![*self.rng.pick(&managers)];
+        }
         for host in cut {
-            self.block(cluster, MGMTD, host, time);
-            if both {
-                self.block(cluster, host, MGMTD, time);
+            for manager in managers.iter().copied() {
+                self.block(cluster, manager, host, time);
+                if both {
+                    self.block(cluster, host, manager, time);
+                }
             }
         }
     }
@@ -336,9 +402,11 @@ impl Faults {
         for _ in 0..count {
             let server = STORAGE + self.rng.index(usize::from(cluster.shape.storage)) as u8;
             let client = CLIENT + self.rng.index(usize::from(cluster.shape.clients)) as u8;
+            let meta = META + self.rng.index(usize::from(cluster.shape.metas)) as u8;
             let (a, b) = match self.rng.below(0..10) {
-                0..6 => (client, server),
-                6..8 => (client, META),
+                0..5 => (client, server),
+                5..7 => (client, meta),
+                7 => (meta, if cluster.shape.shares_database() { KV } else { client }),
                 _ => self.two_hosts(cluster),
             };
             let after = self.rng.millis(0..2500);

@@ -4,6 +4,7 @@
 //! * `net`, `world`: what a process sees; [`cluster`]: processes on machines.
 //! * [`faults`]: what goes wrong and when; [`work`]: what clients do meanwhile.
 //! * [`check`]: what must hold; [`run`]: one run from one seed.
+//! * [`scale`]: what a manager costs in a large cluster.
 
 pub mod check;
 pub mod cluster;
@@ -11,6 +12,7 @@ pub mod faults;
 pub mod net;
 pub mod rng;
 pub mod run;
+pub mod scale;
 pub mod trace;
 pub mod work;
 pub mod world;

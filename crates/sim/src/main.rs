@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use valor_env::mutation::Mutation;
+use valor_sim::scale::Scale;
 use valor_sim::{Options, Outcome, run};
 
 const USAGE: &str = "usage: valor-sim run SEED [--print] [--log FILTER] [--calm] [--short] [--mutation NAME]
        valor-sim sweep [--seed FIRST] [--seeds COUNT] [--minutes MINUTES] [--jobs JOBS]
-       valor-sim mutations [--seed FIRST] [--seeds COUNT]";
+       valor-sim mutations [--seed FIRST] [--seeds COUNT]
+       valor-sim scale [--nodes NODES] [--chains CHAINS] [--replicas COUNT] [--seconds SECONDS]
+                       [--failures SECONDS] [--seed SEED] [--fast]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +24,7 @@ fn main() -> ExitCode {
         Some("run") => run_one(&args[1..]),
         Some("sweep") => sweep(&args[1..]),
         Some("mutations") => mutations(&args[1..]),
+        Some("scale") => scale(&args[1..]),
         _ => Err(USAGE.to_owned()),
     };
     match result {
@@ -63,6 +67,27 @@ fn run_one(args: &[String]) -> Result<bool, String> {
     let outcome = run(seed, Options { print: has("--print"), calm: has("--calm"), short: has("--short") });
     print(&outcome, begun.elapsed());
     Ok(outcome.violations.is_empty())
+}
+
+/// The manager's CPU time in a large cluster.
+fn scale(args: &[String]) -> Result<bool, String> {
+    let small = |flag, default| {
+        let number = number(args, flag, default)?;
+        u32::try_from(number).map_err(|_| format!("{flag} {number}: too large"))
+    };
+    let fast = args.iter().any(|arg| arg == "--fast");
+    let scale = Scale {
+        nodes: small("--nodes", 1000)?,
+        chains: small("--chains", 100_000)?,
+        replicas: small("--replicas", 3)?,
+        time: Duration::from_secs(number(args, "--seconds", 60)?.max(1)),
+        fast,
+        failures: Duration::from_secs(number(args, "--failures", 10)?),
+        seed: number(args, "--seed", 1)?,
+    };
+    fixed_random::seed(scale.seed);
+    println!("{}", valor_sim::scale::run(scale)?);
+    Ok(true)
 }
 
 #[cfg(feature = "mutation")]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::check::{Verdict, chains, metadata, probes, replicas};
-use crate::cluster::{Cluster, Shape};
+use crate::check::{Verdict, chains, managers, metadata, probes, replicas};
+use crate::cluster::{Cluster, Kind, Shape};
 use crate::faults::Faults;
 use crate::rng::Rng;
 use crate::trace::Trace;
@@ -84,7 +84,11 @@ async fn scenario(
 ) -> Result<(), String> {
     let mut rng = Rng::new(seed);
     let storage = 3 + rng.index(3) as u8;
+    let several = rng.chance(1.0 / 3.0);
+    let mut servers = || if several { 2 + rng.index(2) as u8 } else { 1 };
     let shape = Shape {
+        managers: servers(),
+        metas: servers(),
         storage,
         clients: 2 + rng.index(2) as u8,
         chains: 1 + rng.index(3) as u8,
@@ -93,6 +97,7 @@ async fn scenario(
     trace.event(format_args!("seed {seed}: {shape:?}"));
     let mut cluster = Cluster::start(shape, &mut rng, trace.clone()).await?;
     chains::observe(&cluster.admin.mgmtd, verdict.clone(), trace.clone(), Arc::clone(&cluster.renewed));
+    managers::observe(&cluster, verdict.clone());
     unsettle(&cluster, &mut rng);
     let history = Arc::new(chunks::History::default());
     let registers = Arc::new(chunks::registers(shape.chains, 1 + rng.index(4) as u8));
@@ -132,7 +137,7 @@ async fn scenario(
     if options.calm {
         sleep(trouble).await;
     } else {
-        Faults::new(rng.fork()).run(&mut cluster, trouble).await;
+        Faults::new(rng.fork(), cluster.shape).run(&mut cluster, trouble).await;
     }
     sleep(rng.millis(0..3000)).await;
     hand.stop();
@@ -157,7 +162,7 @@ fn unsettle(cluster: &Cluster, rng: &mut Rng) {
     cluster.net.set_delay(rng.millis(1..8));
     let write_back = *rng.pick(&[0.0, 0.1]);
     let slow = rng.chance(0.5);
-    for index in cluster.storage_nodes() {
+    for index in cluster.of(Kind::Storage) {
         let disk = &cluster.nodes[index].machine.disk;
         disk.set_write_back(write_back);
         if slow {

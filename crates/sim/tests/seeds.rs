@@ -24,11 +24,13 @@ fn the_same_seed_gives_the_same_run() {
     assert_eq!(digest(&first).len(), 4, "{first}");
     assert_eq!(digest(&first), digest(&second));
     assert_ne!(digest(&first), digest(&run(2).1), "another seed gives another run");
+    // One with several managers and metadata servers.
+    assert_eq!(digest(&run(4).1), digest(&run(4).1));
 }
 
 #[test]
 fn fixed_seeds_hold() {
-    for seed in 3..6 {
+    for seed in 3..8 {
         let (good, report) = run(seed);
         assert!(good, "{report}");
     }

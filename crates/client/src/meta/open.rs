@@ -55,7 +55,7 @@ impl MetaClient {
         let session = session.filter(|_| flags.writes());
         let config = self.config.load();
         let req = OpenReq {
-            base: self.base(user),
+            base: if session.is_some() { self.named_base(user) } else { self.base(user) },
             path,
             session: session.map(|session| self.session(session)),
             flags,

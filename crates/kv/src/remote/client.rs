@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use valor_env::Endpoint;
+use tokio::time::{Instant, sleep};
+use valor_env::{Endpoint, Env};
 use valor_protocol::Method;
 use valor_protocol::status::code as status;
 use valor_rpc::{CallOptions, Client};
 use valor_wire::Status;
 
-use super::protocol::{Begin, Commit, CommitReq, End, EndReq, Get, GetReq, Nothing, Scan, ScanReq};
+use super::protocol::{
+    Begin, Commit, CommitReq, End, EndReq, Fence, FenceReq, Get, GetReq, Nothing, Scan, ScanReq,
+};
 use crate::KvError;
 use crate::batch::{CommitInfo, CommitRequest, Version};
 use crate::engine::Scan as ScanResult;
@@ -21,8 +24,13 @@ use crate::key::{KeyRange, KeyValue};
 /// Time for one call.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a commit without an answer is asked after, and the pause between two attempts.
+const FENCE_TIME: Duration = Duration::from_secs(30);
+const FENCE_PAUSE: Duration = Duration::from_millis(100);
+
 /// A database served by another process.
 pub(crate) struct RemoteStore {
+    env: Env,
     rpc: Arc<Client>,
     endpoint: Endpoint,
 }
@@ -37,8 +45,8 @@ pub(crate) struct RemoteView {
 }
 
 impl RemoteStore {
-    pub(crate) fn new(rpc: Arc<Client>, endpoint: Endpoint) -> Self {
-        RemoteStore { rpc, endpoint }
+    pub(crate) fn new(env: Env, rpc: Arc<Client>, endpoint: Endpoint) -> Self {
+        RemoteStore { env, rpc, endpoint }
     }
 
     async fn call<M: Method>(&self, req: &M::Req) -> Result<M::Rsp, Status> {
@@ -78,18 +86,44 @@ impl RemoteStore {
         Ok(ScanResult { entries: rsp.entries.into_iter().map(KeyValue::from).collect(), more: rsp.more })
     }
 
+    /// Commits. [`KvError::MaybeCommitted`] is an answer about the past, as FoundationDB's is: the commit does not arrive
+    /// later and undo what came after it, unless the server cannot be reached for long.
     pub(crate) async fn commit(
-        &self,
+        self: &Arc<Self>,
         view: Option<&RemoteView>,
-        request: CommitRequest,
+        mut request: CommitRequest,
     ) -> Result<CommitInfo, KvError> {
-        let req = CommitReq::new(request, view.map_or(0, |view| view.id));
+        // Only what has a read version can be kept out.
+        let own = if view.is_none() { Some(self.view().await?) } else { None };
+        let view = view.or(own.as_ref());
+        request.read_version = view.map(RemoteView::version);
+        let fence = self.env.random_u64().max(1);
+        let req = CommitReq::new(request, view.map_or(0, |view| view.id), fence);
         let rsp = self.call::<Commit>(&req).await;
         if let (Ok(_), Some(view)) = (&rsp, view) {
             view.ended.store(true, Ordering::Relaxed);
         }
-        let rsp = rsp.map_err(|error| error_of(error, |_| KvError::MaybeCommitted))?;
-        Ok(rsp.info())
+        match rsp.map_err(|error| error_of(error, |_| KvError::MaybeCommitted)) {
+            Ok(rsp) => Ok(rsp.info()),
+            Err(error) => {
+                if error == KvError::MaybeCommitted {
+                    self.fence(fence).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until a commit has arrived or cannot any more.
+    async fn fence(&self, fence: u64) {
+        let begun = Instant::now();
+        while let Err(error) = self.call::<Fence>(&FenceReq { fence }).await {
+            if begun.elapsed() >= FENCE_TIME {
+                tracing::warn!(%error, "a commit without an answer may still arrive");
+                return;
+            }
+            sleep(FENCE_PAUSE).await;
+        }
     }
 }
 

@@ -90,6 +90,8 @@ const SET_VERSIONSTAMPED: u8 = 3;
 pub(crate) struct CommitReq {
     /// View to end, 0 for none.
     pub(crate) view: u64,
+    /// A name by which the sender can keep this commit out later. Counts as read.
+    pub(crate) fence: u64,
     pub(crate) read_version: Option<u64>,
     pub(crate) read_conflicts: Vec<Range>,
     pub(crate) write_conflicts: Vec<Range>,
@@ -99,6 +101,19 @@ pub(crate) struct CommitReq {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Wire)]
 pub(crate) struct CommitRsp {
     pub(crate) version: u64,
+}
+
+/// Keeps a commit out that has not arrived yet; one that has is over when this is answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Wire)]
+pub(crate) struct FenceReq {
+    pub(crate) fence: u64,
+}
+
+impl FenceReq {
+    /// What a commit reads, and its fence writes. The keys hold nothing.
+    pub(crate) fn range(&self) -> KeyRange {
+        KeyRange::single(&[b"\xff/fence/", &self.fence.to_be_bytes()[..]].concat())
+    }
 }
 
 macro_rules! methods {
@@ -121,6 +136,7 @@ methods! {
     Get = 3 "get" (GetReq) -> GetRsp;
     Scan = 4 "scan" (ScanReq) -> ScanRsp;
     Commit = 5 "commit" (CommitReq) -> CommitRsp;
+    Fence = 6 "fence" (FenceReq) -> Nothing;
 }
 
 impl From<KeyValue> for Entry {
@@ -155,9 +171,10 @@ impl From<Mutation> for WriteMessage {
 }
 
 impl CommitReq {
-    pub(crate) fn new(request: CommitRequest, view: u64) -> Self {
+    pub(crate) fn new(request: CommitRequest, view: u64, fence: u64) -> Self {
         CommitReq {
             view,
+            fence,
             read_version: request.read_version,
             read_conflicts: request.read_conflicts.into_iter().map(Range::from).collect(),
             write_conflicts: request.write_conflicts.into_iter().map(Range::from).collect(),
@@ -194,11 +211,15 @@ impl CommitReq {
         let ranges = |ranges: Vec<Range>| -> Result<Vec<KeyRange>, KvError> {
             ranges.into_iter().map(|range| checked(range.begin, range.end)).collect()
         };
-        let (read_conflicts, write_conflicts) = (ranges(self.read_conflicts)?, ranges(self.write_conflicts)?);
+        let (mut read_conflicts, write_conflicts) =
+            (ranges(self.read_conflicts)?, ranges(self.write_conflicts)?);
         size += read_conflicts.iter().chain(&write_conflicts).map(KeyRange::size).sum::<usize>();
         // The sender counted less: it had not added the written keys to the conflict ranges, two ends for each.
         if size > 4 * MAX_TRANSACTION {
             return Err(KvError::TooLarge { what: "transaction", size, limit: 4 * MAX_TRANSACTION });
+        }
+        if self.fence != 0 {
+            read_conflicts.push(FenceReq { fence: self.fence }.range());
         }
         let mutations = overlay.mutations();
         Ok(CommitRequest {

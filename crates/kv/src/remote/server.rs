@@ -11,9 +11,10 @@ use valor_rpc::Router;
 use valor_wire::Status;
 
 use super::protocol::{
-    Begin, Commit, CommitReq, CommitRsp, End, EndReq, Entry, Get, GetReq, GetRsp, Nothing, SERVICE,
-    SERVICE_ID, Scan, ScanReq, ScanRsp, ViewInfo,
+    Begin, Commit, CommitReq, CommitRsp, End, EndReq, Entry, Fence, FenceReq, Get, GetReq, GetRsp, Nothing,
+    SERVICE, SERVICE_ID, Scan, ScanReq, ScanRsp, ViewInfo,
 };
+use crate::batch::CommitRequest;
 use crate::key::{KeyRange, check_range, check_readable};
 use crate::store::{Store, View};
 use crate::{Database, KvError};
@@ -32,8 +33,8 @@ pub fn router(db: Database) -> Router {
     let (env, store) = db.into_parts();
     let server = Arc::new(Server { env, store, views: Mutex::default() });
     let with = |server: &Arc<Server>| Arc::clone(server);
-    let (begin, end, get, scan, commit) =
-        (with(&server), with(&server), with(&server), with(&server), with(&server));
+    let (begin, end, get, scan, commit, fence) =
+        (with(&server), with(&server), with(&server), with(&server), with(&server), with(&server));
     Router::new(SERVICE_ID, SERVICE)
         .method::<Begin, _, _>(move |_, _| answer(begin.clone(), async |server| server.begin().await))
         .method::<End, _, _>(move |_, req| answer(end.clone(), async move |server| server.end(&req)))
@@ -41,6 +42,9 @@ pub fn router(db: Database) -> Router {
         .method::<Scan, _, _>(move |_, req| answer(scan.clone(), async move |server| server.scan(req).await))
         .method::<Commit, _, _>(move |_, req| {
             answer(commit.clone(), async move |server| server.commit(req).await)
+        })
+        .method::<Fence, _, _>(move |_, req| {
+            answer(fence.clone(), async move |server| server.fence(&req).await)
         })
 }
 
@@ -114,6 +118,12 @@ impl Server {
             scan.entries.truncate(last + 1);
         }
         Ok(ScanRsp { entries: scan.entries.into_iter().map(Entry::from).collect(), more: scan.more })
+    }
+
+    async fn fence(&self, req: &FenceReq) -> Result<Nothing, KvError> {
+        let request = CommitRequest { write_conflicts: vec![req.range()], ..CommitRequest::default() };
+        self.store.commit(None, request).await?;
+        Ok(Nothing {})
     }
 
     async fn commit(&self, req: CommitReq) -> Result<CommitRsp, KvError> {

@@ -1,11 +1,16 @@
-//! Requests no well-behaved client sends.
+//! Requests no well-behaved client sends, and commits without an answer.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use valor_env::{Endpoint, Env};
+use valor_rpc::{CallOptions, Client, ClientConfig, Router, Server, ServerConfig, ServerHandle};
 use valor_wire::Status;
 
-use super::protocol::{CommitReq, Range, WriteMessage};
-use crate::KvError;
+use super::protocol::{Begin, Commit, CommitReq, Fence, FenceReq, Nothing, Range, ViewInfo, WriteMessage};
 use crate::batch::Mutation;
 use crate::key::METADATA_VERSION_KEY;
+use crate::{Database, KvError};
 
 fn write(kind: u8, key: &'static [u8], value: &'static [u8], offset: u32) -> WriteMessage {
     WriteMessage { kind, key: key.into(), value: value.into(), offset }
@@ -72,29 +77,27 @@ fn writes_are_brought_into_order() {
     assert_eq!(request.write_conflicts, [crate::KeyRange::new("a", "c\0")]);
 }
 
+fn serve(router: Router, socket: &Endpoint) -> ServerHandle {
+    let server = Server::builder(Env::real(), ServerConfig::default()).service(router);
+    server.listen(std::slice::from_ref(socket)).unwrap()
+}
+
 /// The server dies while a commit is under way.
 #[tokio::test]
 async fn a_commit_without_an_answer_may_have_taken_place() {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use valor_env::{Endpoint, Env};
-    use valor_rpc::{Client, ClientConfig, Router, Server, ServerConfig};
-
     let dir = tempfile::tempdir().unwrap();
     let socket = Endpoint::Unix(dir.path().join("kv.sock"));
     let arrived = Arc::new(tokio::sync::Notify::new());
     let notify = arrived.clone();
-    let silent = Router::new(super::SERVICE_ID, super::SERVICE).method::<super::protocol::Commit, _, _>(
-        move |_, _| {
+    let silent = Router::new(super::SERVICE_ID, super::SERVICE)
+        .method::<Begin, _, _>(async |_, _| Ok(ViewInfo { view: 1, version: 0 }))
+        .method::<Commit, _, _>(move |_, _| {
             notify.notify_one();
             std::future::pending()
-        },
-    );
-    let server = Server::builder(Env::real(), ServerConfig::default()).service(silent);
-    let server = server.listen(std::slice::from_ref(&socket)).unwrap();
+        });
+    let server = serve(silent, &socket);
     let rpc = Client::new(Env::real(), ClientConfig::default());
-    let db = crate::Database::remote(Env::real(), rpc, socket);
+    let db = Database::remote(Env::real(), rpc, socket.clone());
     let commit = tokio::spawn(async move {
         let tx = db.begin();
         tx.set("k", "v");
@@ -102,5 +105,32 @@ async fn a_commit_without_an_answer_may_have_taken_place() {
     });
     arrived.notified().await;
     server.stop(Duration::ZERO).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!commit.is_finished(), "it is not known yet that the commit will not arrive");
+    let _server = serve(super::router(Database::memory(Env::real())), &socket);
     assert_eq!(commit.await.unwrap(), Err(KvError::MaybeCommitted));
+}
+
+#[tokio::test]
+async fn a_commit_that_was_fenced_off_does_not_arrive_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = Endpoint::Unix(dir.path().join("kv.sock"));
+    let db = Database::memory(Env::real());
+    let _server = serve(super::router(db.clone()), &socket);
+    let rpc = Client::new(Env::real(), ClientConfig::default());
+    let options = CallOptions::default();
+    let begun = rpc.call_endpoint::<Begin>(&socket, &Nothing {}, &options).await.unwrap();
+    let commit = |fence| CommitReq {
+        view: begun.view,
+        fence,
+        read_version: Some(begun.version),
+        writes: vec![write(0, b"k", b"v", 0)],
+        ..CommitReq::default()
+    };
+    rpc.call_endpoint::<Fence>(&socket, &FenceReq { fence: 7 }, &options).await.unwrap();
+    let late = rpc.call_endpoint::<Commit>(&socket, &commit(7), &options).await.unwrap_err();
+    assert_eq!(late.code, KvError::Conflict.code());
+    assert_eq!(db.begin().get("k").await.unwrap(), None);
+    rpc.call_endpoint::<Commit>(&socket, &commit(8), &options).await.unwrap();
+    assert_eq!(db.begin().get("k").await.unwrap(), Some("v".into()), "another is not concerned");
 }

@@ -8,10 +8,11 @@ use valor_protocol::meta::{
 };
 use valor_protocol::status::code;
 
-use super::Batch;
+use super::{Batch, Waiting};
 use crate::acl;
 use crate::core::Cx;
 use crate::error::{Error, Result, fail};
+use crate::idempotent;
 use crate::inode_id::allocate;
 use crate::ops::{check_parent, is_replay, may_open, prepare_write, set_initial_stripe};
 use crate::path::file_name;
@@ -36,6 +37,12 @@ impl Batch {
         let mut counter = old_counter;
         let mut names: BTreeMap<BString, Vec<usize>> = BTreeMap::new();
         for (index, waiting) in self.creates.iter_mut().enumerate() {
+            if let Some((client, request)) = cx.shared_ids(&waiting.req.base)
+                && let Some(result) = idempotent::load(tx, client, request).await?
+            {
+                waiting.answer = Some(result);
+                continue;
+            }
             match waiting.req.path.path.as_ref().and_then(|path| file_name(path)) {
                 Some(name) => names.entry(name.to_owned()).or_default().push(index),
                 None => waiting.answer = Some(Err(code::INVALID_ARG.into())),
@@ -43,6 +50,12 @@ impl Batch {
         }
         for (name, indexes) in names {
             self.create_name(cx, tx, parent, &mut counter, &name, &indexes).await?;
+            for index in indexes {
+                let Waiting { req, answer, .. } = &self.creates[index];
+                if let (Some((client, request)), Some(done @ Ok(_))) = (cx.shared_ids(&req.base), answer) {
+                    idempotent::store(cx, tx, client, request, done);
+                }
+            }
         }
         if let Some(directory) = parent.data.as_directory_mut() {
             directory.chain_alloc_counter = counter;

@@ -2,6 +2,7 @@
 
 use valor_protocol::meta::{HardLinkReq, HardLinkRsp, IFlags, InodeType};
 use valor_protocol::status::code;
+use valor_wire::Uuid;
 
 use super::{MAX_LINKS, check_parent, is_replay};
 use crate::core::{Cx, Operation};
@@ -21,6 +22,10 @@ pub(crate) struct HardLink {
 
 impl Operation for HardLink {
     type Rsp = HardLinkRsp;
+
+    fn idempotency(&self, cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
+        cx.shared_ids(&self.req.base)
+    }
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<HardLinkRsp> {
         let req = &self.req;

@@ -2,6 +2,7 @@
 
 use valor_protocol::meta::{Acl, IFlags, Inode, MkdirsReq, MkdirsRsp};
 use valor_protocol::status::code;
+use valor_wire::Uuid;
 
 use super::{check_parent, is_replay};
 use crate::acl;
@@ -39,6 +40,10 @@ fn new_acl(req: &MkdirsReq, parent: &Acl) -> Acl {
 
 impl Operation for Mkdirs {
     type Rsp = MkdirsRsp;
+
+    fn idempotency(&self, cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
+        cx.shared_ids(&self.req.base)
+    }
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<MkdirsRsp> {
         let req = &self.req;

@@ -13,7 +13,8 @@ use valor_wire::{Status, Uuid};
 use crate::acl;
 use crate::config::Config;
 use crate::core::{Cx, Operation};
-use crate::error::{Result, fail, status};
+use crate::error::{Error, Result, fail, status};
+use crate::idempotent;
 use crate::inode_id::allocate;
 use crate::resolve::Resolver;
 use crate::schema::FileSession;
@@ -120,7 +121,23 @@ impl Operation for Open {
             && !self.flags.contains(OpenFlags::CREAT)
     }
 
+    /// What has an effect, a session, is remembered. Not so a refusal: a `create` goes on after it.
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<CreateRsp> {
+        let noted = self.flags.writes() && self.session.is_some();
+        let Some((client, request)) = cx.shared_ids(&self.base).filter(|_| noted) else {
+            return self.open(cx, tx).await;
+        };
+        if let Some(result) = idempotent::load(tx, client, request).await? {
+            return result.map_err(Error::Status);
+        }
+        let result = Ok(self.open(cx, tx).await?);
+        idempotent::store(cx, tx, client, request, &result);
+        result.map_err(Error::Status)
+    }
+}
+
+impl Open {
+    async fn open(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<CreateRsp> {
         self.missing = None;
         // With O_CREAT and O_EXCL a symlink is something that exists, whatever it leads to. C++ 3FS follows it.
         let flags = if self.create && self.flags.contains(OpenFlags::EXCL) {
@@ -140,9 +157,7 @@ impl Operation for Open {
         let inode = entry_inode(tx, &entry, Read::Snapshot).await?;
         self.existing(cx, tx, Some(entry), inode).await
     }
-}
 
-impl Open {
     async fn existing(
         &mut self,
         cx: &Cx<'_>,

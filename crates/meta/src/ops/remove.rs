@@ -6,7 +6,6 @@ use valor_wire::Uuid;
 
 use super::{check_parent, check_recursive_remove, path_of, request_ids};
 use crate::acl;
-use crate::config::Config;
 use crate::core::{Cx, Operation};
 use crate::error::{Result, fail};
 use crate::gc;
@@ -25,8 +24,8 @@ pub(crate) struct Remove {
 impl Operation for Remove {
     type Rsp = RemoveRsp;
 
-    fn idempotency(&self, config: &Config) -> Option<(Uuid, Uuid)> {
-        if self.req.recursive || config.idempotent_remove { request_ids(&self.req.base) } else { None }
+    fn idempotency(&self, cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
+        if self.req.recursive || cx.config.idempotent_remove { request_ids(&self.req.base) } else { None }
     }
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<RemoveRsp> {

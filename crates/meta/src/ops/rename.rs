@@ -14,7 +14,6 @@ use valor_wire::Uuid;
 
 use super::{check_parent, check_recursive_remove, is_replay, request_ids};
 use crate::acl;
-use crate::config::Config;
 use crate::core::{Cx, Operation};
 use crate::error::{Result, fail};
 use crate::gc;
@@ -77,8 +76,9 @@ fn answer(inode: Inode) -> Result<RenameRsp> {
 impl Operation for Rename {
     type Rsp = RenameRsp;
 
-    fn idempotency(&self, config: &Config) -> Option<(Uuid, Uuid)> {
-        if self.move_to_trash || config.idempotent_rename { request_ids(&self.base) } else { None }
+    fn idempotency(&self, cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
+        let asked = self.move_to_trash || cx.config.idempotent_rename;
+        if asked { request_ids(&self.base) } else { cx.shared_ids(&self.base) }
     }
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<RenameRsp> {

@@ -2,6 +2,7 @@
 
 use valor_protocol::meta::{AtFlags, SymlinkReq, SymlinkRsp};
 use valor_protocol::status::code;
+use valor_wire::Uuid;
 
 use super::{check_parent, is_replay};
 use crate::core::{Cx, Operation};
@@ -22,6 +23,10 @@ pub(crate) struct MakeSymlink {
 
 impl Operation for MakeSymlink {
     type Rsp = SymlinkRsp;
+
+    fn idempotency(&self, cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
+        cx.shared_ids(&self.req.base)
+    }
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<SymlinkRsp> {
         let req = &self.req;

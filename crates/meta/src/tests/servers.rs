@@ -175,3 +175,52 @@ async fn every_method_is_served() {
     let served: Vec<_> = first.meta.routers().iter().map(|router| router.name()).collect();
     assert_eq!(served, ["MetaSerde", "ValorMeta"]);
 }
+
+/// Copies of requests that were held up on their way to another server, and come after what the client did since.
+#[tokio::test]
+async fn copies_that_come_late_have_no_effect() {
+    let first = TestServer::start(test_config()).await;
+    let second = second(&first).await;
+    let _serving = (serve(&first, NodeId(50)), serve(&second, NodeId(51)));
+    let create = first.create_req(0, "f", OpenFlags::WRONLY, 1);
+    let file = first.meta.create(create.clone()).await.unwrap();
+    let mkdirs = MkdirsReq { base: first.base(0), path: at("d"), perm: 0o755, ..MkdirsReq::default() };
+    first.meta.mkdirs(mkdirs.clone()).await.unwrap();
+    let symlink = SymlinkReq { base: first.base(0), path: at("s"), target: "f".into() };
+    first.meta.symlink(symlink.clone()).await.unwrap();
+    let link =
+        HardLinkReq { base: first.base(0), old_path: at("f"), new_path: at("l"), flags: AtFlags::default() };
+    first.meta.hard_link(link.clone()).await.unwrap();
+    let open = OpenReq {
+        base: first.base(0),
+        path: at("f"),
+        session: first.create_req(0, "f", OpenFlags::WRONLY, 2).session,
+        flags: OpenFlags::WRONLY,
+        ..OpenReq::default()
+    };
+    first.meta.open(open.clone()).await.unwrap();
+    for session in [create.session.clone(), open.session.clone()] {
+        let close = CloseReq { base: first.base(0), inode: file.stat.id, session, ..CloseReq::default() };
+        first.meta.close(close).await.unwrap();
+    }
+    let rename = RenameReq { base: first.base(0), src: at("l"), dest: at("r"), ..RenameReq::default() };
+    first.meta.rename(rename.clone()).await.unwrap();
+    for name in ["r", "s", "d"] {
+        first.remove(name).await.unwrap();
+    }
+    let other = first.create("l").await;
+
+    assert!(second.meta.open(open).await.is_ok());
+    assert_eq!(second.meta.create(create).await.unwrap().stat.id, file.stat.id);
+    assert!(second.meta.mkdirs(mkdirs).await.is_ok());
+    assert!(second.meta.symlink(symlink).await.is_ok());
+    assert!(second.meta.hard_link(link).await.is_ok());
+    assert!(second.meta.rename(rename).await.is_ok());
+    for name in ["r", "s", "d"] {
+        assert_eq!(code_of(first.stat(name).await), code::META_NOT_FOUND, "{name}");
+    }
+    assert_eq!(first.stat("l").await.unwrap().id, other.id);
+    let everything = Everything::read(&first.db).await;
+    everything.check();
+    assert!(everything.sessions.is_empty(), "{:?}", everything.sessions);
+}

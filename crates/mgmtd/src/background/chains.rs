@@ -77,7 +77,7 @@ impl Mgmtd {
     async fn store_locations(&self) -> Result<(), Status> {
         let _writer = self.writer().await?;
         let batch = self.config().target_info_persist_batch as usize;
-        let moved = self.data().read().routing.moved_targets(batch);
+        let moved = self.data().write().routing.moved_targets(batch);
         if !moved.is_empty() {
             let writes: Vec<_> = moved.iter().map(schema::put_target).collect();
             self.store().write(None, &writes).await?;

@@ -65,6 +65,10 @@ pub struct Routing {
     /// A node's state changed, which is published less often.
     nodes_changed: bool,
     orphans: BTreeMap<TargetId, TargetInfo>,
+    /// Targets whose place may not be the stored one.
+    moved: BTreeSet<TargetId>,
+    /// No target that is up was heard last before this; none at all when nothing is known.
+    heard_since: Option<Instant>,
 }
 
 impl Routing {
@@ -284,33 +288,48 @@ impl Routing {
             target.heard = now;
             target.reported = true;
             let info = &mut target.info;
-            self.targets_changed |= info.local_state != report.local_state || info.node_id != Some(node);
+            let changed = info.local_state != report.local_state;
+            self.targets_changed |= changed || info.node_id != Some(node);
             info.local_state = report.local_state;
             info.node_id = Some(node);
             info.disk_index = report.disk_index;
             info.used_size = report.used_size;
-            self.touched.insert(chain_id);
+            // Most reports say what is known, and then a chain that was looked at stays as it is.
+            if changed {
+                self.touched.insert(chain_id);
+            }
+            if target.stored != Some((Some(node), report.disk_index)) {
+                self.moved.insert(report.target_id);
+            }
+            outcome.settled += usize::from(self.settle(chain_id));
         }
         outcome
     }
 
-    /// Ends the quiet time of chains whose targets have reported, or that had `delay` for it, and names them.
+    /// Ends a chain's quiet time if all its targets have reported; false if it goes on or had ended.
     ///
     /// An `OFFLINE` target is not waited for: whatever it reports, no other target loses its place by it.
-    pub fn end_newborn(&mut self, delay: Duration, now: Instant) -> Vec<ChainId> {
-        let targets = &self.targets;
+    fn settle(&mut self, id: ChainId) -> bool {
+        if !self.newborn.contains_key(&id) {
+            return false;
+        }
         let reported = |member: &ChainTargetInfo| {
             member.public_state == PublicTargetState::Offline
-                || targets.get(&member.target_id).is_some_and(|target| target.reported)
+                || self.targets.get(&member.target_id).is_some_and(|target| target.reported)
         };
-        let chains = &self.chains;
-        let ready = |id: &ChainId| chains.get(id).is_none_or(|chain| chain.targets.iter().all(reported));
-        let ended: Vec<ChainId> = self
-            .newborn
-            .iter()
-            .filter(|(id, born)| now.saturating_duration_since(**born) >= delay || ready(id))
-            .map(|(id, _)| *id)
-            .collect();
+        if !self.chains.get(&id).is_none_or(|chain| chain.targets.iter().all(reported)) {
+            return false;
+        }
+        self.newborn.remove(&id);
+        self.touched.insert(id);
+        true
+    }
+
+    /// Ends the quiet time of chains that had `delay` for it, and names them.
+    pub fn end_newborn(&mut self, delay: Duration, now: Instant) -> Vec<ChainId> {
+        let old = |born: &Instant| now.saturating_duration_since(*born) >= delay;
+        let ended: Vec<ChainId> =
+            self.newborn.iter().filter(|(_, born)| old(born)).map(|(id, _)| *id).collect();
         for id in &ended {
             self.newborn.remove(id);
             self.touched.insert(*id);
@@ -319,15 +338,29 @@ impl Routing {
     }
 
     /// Who was silent for longer than `limit`.
-    pub fn timeouts(&self, limit: Duration, now: Instant) -> Timeouts {
+    pub fn timeouts(&mut self, limit: Duration, now: Instant) -> Timeouts {
         let silent = |heard: Instant| now.saturating_duration_since(heard) > limit;
         let waited_for = |status: NodeStatus| {
             matches!(status, NodeStatus::HeartbeatConnected | NodeStatus::HeartbeatConnecting)
         };
         let nodes = self.nodes.iter().filter(|(_, n)| waited_for(n.info.status) && silent(n.heard));
-        let up = |state: LocalTargetState| state != LocalTargetState::Offline;
-        let targets = self.targets.iter().filter(|(_, t)| up(t.info.local_state) && silent(t.heard));
-        Timeouts { nodes: nodes.map(|(id, _)| *id).collect(), targets: targets.map(|(id, _)| *id).collect() }
+        let nodes = nodes.map(|(id, _)| *id).collect();
+        // There are many targets: they are looked at only when one of them may have been silent for so long.
+        if self.heard_since.is_some_and(|since| !silent(since)) {
+            return Timeouts { nodes, targets: Vec::new() };
+        }
+        let up = |target: &Target| target.info.local_state != LocalTargetState::Offline;
+        let (mut targets, mut first) = (Vec::new(), now);
+        for (id, target) in self.targets.iter().filter(|(_, target)| up(target)) {
+            if silent(target.heard) {
+                targets.push(*id);
+            } else {
+                first = first.min(target.heard);
+            }
+        }
+        // Those found stay up until the caller says otherwise.
+        self.heard_since = if targets.is_empty() { Some(first) } else { None };
+        Timeouts { nodes, targets }
     }
 
     /// Does not count a while that ends now as anybody's silence: it was this manager that did not listen.
@@ -379,12 +412,16 @@ impl Routing {
     }
 
     /// Up to `limit` targets whose place is not the stored one.
-    pub fn moved_targets(&self, limit: usize) -> Vec<TargetInfo> {
-        let moved = |target: &&Target| {
-            let at = (target.info.node_id, target.info.disk_index);
-            target.info.node_id.is_some() && target.stored.is_some_and(|stored| stored != at)
+    pub fn moved_targets(&mut self, limit: usize) -> Vec<TargetInfo> {
+        let targets = &self.targets;
+        let moved = |id: &TargetId| {
+            targets.get(id).is_some_and(|target| {
+                let at = (target.info.node_id, target.info.disk_index);
+                target.info.node_id.is_some() && target.stored.is_some_and(|stored| stored != at)
+            })
         };
-        self.targets.values().filter(moved).take(limit).map(|target| target.info.clone()).collect()
+        self.moved.retain(moved);
+        self.moved.iter().take(limit).filter_map(|id| targets.get(id)).map(|t| t.info.clone()).collect()
     }
 
     /// The place of these targets is stored.
@@ -416,6 +453,8 @@ pub struct ReportOutcome {
     pub orphans: usize,
     /// Targets left out because the server does not know their chain's last change.
     pub stale: usize,
+    /// Chains whose quiet time ended, since all their targets have reported.
+    pub settled: usize,
 }
 
 /// Changes of chains that are due.

@@ -4,7 +4,6 @@ use crate::data::{Data, to_stored};
 use crate::error::{heartbeat_fail, invalid};
 use crate::lease::after;
 use crate::{Mgmtd, schema};
-use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 use valor_env::metrics as names;
@@ -12,7 +11,7 @@ use valor_protocol::mgmtd::{
     HeartbeatDetail, HeartbeatInfo, HeartbeatReq, HeartbeatRsp, LocalTargetState, NodeInfo, NodeStatus,
 };
 use valor_protocol::status::code;
-use valor_protocol::{Status, UtcTime};
+use valor_protocol::{Status, TargetId, UtcTime};
 
 impl Mgmtd {
     /// A server tells that it is alive, what it is and, for storage, how its targets are.
@@ -53,9 +52,8 @@ impl Mgmtd {
                 if outcome.stale > 0 {
                     metrics::counter!(names::MGMTD_STALE_TARGET_REPORTS).increment(outcome.stale as u64);
                 }
-                let settled = data.routing.end_newborn(config.new_chain_bootstrap_interval.get(), at);
-                if !settled.is_empty() {
-                    tracing::debug!(chains = settled.len(), "targets of new chains have reported");
+                if outcome.settled > 0 {
+                    tracing::debug!(chains = outcome.settled, "targets of new chains have reported");
                 }
             }
         };
@@ -125,12 +123,14 @@ fn plan(data: &Data, heartbeat: &HeartbeatInfo, admit: bool, now: UtcTime) -> Re
 
 fn check_targets(heartbeat: &HeartbeatInfo) -> Result<(), Status> {
     let HeartbeatDetail::StorageHeartbeatInfo(storage) = &heartbeat.info else { return Ok(()) };
-    let mut seen = BTreeSet::new();
+    let mut ids: Vec<TargetId> = storage.targets.iter().map(|report| report.target_id).collect();
+    ids.sort_unstable();
+    if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        let id = pair[0];
+        return Err(heartbeat_fail(format!("Duplicated target id in HeartbeatInfo: TargetId({id})")));
+    }
     for report in &storage.targets {
         let id = report.target_id;
-        if !seen.insert(id) {
-            return Err(heartbeat_fail(format!("Duplicated target id in HeartbeatInfo: TargetId({id})")));
-        }
         if report.local_state == LocalTargetState::Invalid {
             return Err(heartbeat_fail(format!("Invalid LocalTargetState INVALID for TargetId({id})")));
         }

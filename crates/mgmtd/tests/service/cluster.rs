@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use valor_env::{Endpoint, Env};
 use valor_kv::Database;
-use valor_mgmtd::{Config, ConfigSource, Hooks, Identity, Mgmtd};
+use valor_mgmtd::{Config, ConfigSource, Hooks, Identity, Mgmtd, schema};
 use valor_protocol::address::{Address, ServiceGroupInfo};
 use valor_protocol::app::{FbsAppInfo, ReleaseVersion};
 use valor_protocol::mgmtd::*;
@@ -100,6 +100,17 @@ impl Cluster {
         let manager = self.start(1, Config::fast()).await;
         until(|| manager.mgmtd.is_primary()).await;
         manager
+    }
+
+    /// Writes a lease of another manager over the stored one, as no manager would.
+    pub async fn give_lease_to(&self, id: u32) {
+        let tx = self.db.begin();
+        let stored = tx.get(schema::LEASE_KEY).await.unwrap().unwrap();
+        let mut lease = schema::read_lease(stored).unwrap();
+        lease.primary.node_id = NodeId(id);
+        let schema::Write::Put(key, value) = schema::put_lease(&lease) else { panic!("it is written") };
+        tx.set(key, value);
+        tx.commit().await.unwrap();
     }
 
     pub fn client(&self) -> Arc<Client> {

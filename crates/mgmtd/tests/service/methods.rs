@@ -588,3 +588,31 @@ async fn routing_versions_are_compared() {
     assert_eq!(code_of(get(version.0 + 1).await), code::MGMTD_INVALID_ROUTING_INFO_VERSION);
     assert!(get(version.0 - 1).await.unwrap().info.is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn changed_routing_information_is_encoded_once() {
+    let cluster = Cluster::new();
+    let manager = cluster.primary().await;
+    let ask = async |routing_info_version| {
+        let req = GetRoutingInfoReq {
+            cluster_id: CLUSTER.into(),
+            routing_info_version,
+            ..GetRoutingInfoReq::default()
+        };
+        manager.mgmtd.routing_reply(req).await
+    };
+    let decode = |bytes: &bytes::Bytes| valor_wire::from_bytes::<GetRoutingInfoRsp>(bytes.clone()).unwrap();
+    let old = manager.version().await;
+    for chain in [7, 8] {
+        manager.set_chains(&[(chain, &[u64::from(chain) * 10])]).await.unwrap();
+        let (first, second) = (ask(old).await.unwrap(), ask(old).await.unwrap());
+        let bytes = first.value.bytes();
+        assert_eq!(bytes.as_ptr(), second.value.bytes().as_ptr(), "the same bytes");
+        assert_eq!(first.known[0].crc, valor_wire::storage_crc32c(bytes));
+        assert_eq!(decode(bytes).info.unwrap(), manager.routing().await);
+    }
+    let unchanged = ask(manager.version().await).await.unwrap();
+    assert_eq!(decode(unchanged.value.bytes()).info, None);
+    let newer = RoutingInfoVersion(manager.version().await.0 + 1);
+    assert_eq!(ask(newer).await.unwrap_err().code, code::MGMTD_INVALID_ROUTING_INFO_VERSION);
+}

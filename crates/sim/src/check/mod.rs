@@ -2,6 +2,7 @@
 
 pub mod chains;
 pub mod linear;
+pub mod managers;
 pub mod metadata;
 pub mod probes;
 pub mod replicas;

@@ -13,7 +13,7 @@ use valor_wire::Status;
 
 use super::Verdict;
 use super::replicas::Chunks;
-use crate::cluster::{CHUNK_SIZE, Cluster};
+use crate::cluster::{CHUNK_SIZE, Cluster, Kind};
 use crate::work::chunks::Register;
 
 /// Bytes compared and searched at once.
@@ -83,7 +83,7 @@ pub fn damage(cluster: &Cluster, chunks: &Chunks, victim: usize) -> bool {
     if chunks.values().all(Vec::is_empty) {
         return false;
     }
-    let node = &cluster.nodes[2 + victim];
+    let node = &cluster.nodes[cluster.of(Kind::Storage)[victim]];
     let mut flipped = 0;
     for (path, _, _) in node.machine.disk.files() {
         // Data files, not the log or checkpoints: those are read at open only.

@@ -12,7 +12,7 @@ use valor_protocol::storage::CreateTargetReq;
 use valor_protocol::user::UserInfo;
 use valor_protocol::{ChainId, InodeId, NodeId, TargetId};
 
-use super::{Cluster, STORAGE, TABLE};
+use super::{Cluster, Kind, STORAGE, TABLE};
 
 const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,16 +27,9 @@ impl Cluster {
         let shape = self.shape;
         self.until("mgmtd answers", PATIENCE, || async { self.admin.mgmtd.refresh_now().await.map(drop) })
             .await?;
-        let nodes: Vec<NodeId> = self.storage_nodes().map(|index| self.nodes[index].id()).collect();
-        self.until("storage servers are there", PATIENCE, || async {
-            let _ = self.admin.mgmtd.refresh_now().await;
-            let routing = self.admin.mgmtd.routing();
-            let up = |id: &NodeId| {
-                routing.node(*id).is_some_and(|node| node.status == NodeStatus::HeartbeatConnected)
-            };
-            if nodes.iter().all(up) { Ok(()) } else { Err("not all") }
-        })
-        .await?;
+        let nodes: Vec<NodeId> =
+            self.of(Kind::Storage).into_iter().map(|index| self.nodes[index].id()).collect();
+        self.wait_for_nodes("storage servers are there", &nodes).await?;
         let mut settings = Vec::new();
         for chain in 0..shape.chains {
             let mut targets = Vec::new();
@@ -68,8 +61,23 @@ impl Cluster {
         .await
     }
 
+    async fn wait_for_nodes(&self, what: &str, nodes: &[NodeId]) -> Result<(), String> {
+        self.until(what, PATIENCE, || async {
+            let _ = self.admin.mgmtd.refresh_now().await;
+            let routing = self.admin.mgmtd.routing();
+            let up = |id: &NodeId| {
+                routing.node(*id).is_some_and(|node| node.status == NodeStatus::HeartbeatConnected)
+            };
+            if nodes.iter().all(up) { Ok(()) } else { Err("not all") }
+        })
+        .await
+    }
+
     pub(super) async fn wait_for_service(&self) -> Result<(), String> {
         self.wait_until_whole(PATIENCE).await?;
+        let metas: Vec<NodeId> =
+            self.of(Kind::Meta).into_iter().map(|index| self.nodes[index].id()).collect();
+        self.wait_for_nodes("metadata servers are there", &metas).await?;
         for client in &self.clients {
             self.until("a client session exists", PATIENCE, || client.mgmtd.extend_session_now()).await?;
             self.until("the root directory is there", PATIENCE, || {

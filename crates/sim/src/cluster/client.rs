@@ -13,7 +13,8 @@ use valor_protocol::user::UserInfo;
 use valor_rpc::{Client, ClientConfig};
 use valor_wire::Uuid;
 
-use super::{CLUSTER, mgmtd_addresses};
+use super::CLUSTER;
+use super::servers::Wiring;
 use crate::net::Life;
 use crate::world::Machine;
 
@@ -38,7 +39,7 @@ pub struct SimClient {
 
 impl SimClient {
     /// Starts the process.
-    pub fn start(mut machine: Machine) -> Self {
+    pub(super) fn start(mut machine: Machine, wiring: Wiring) -> Self {
         let (env, life) = machine.next_life();
         let rpc = Client::new(env.clone(), ClientConfig::default());
         let client_id = ClientId { uuid: Uuid(env.random_uuid()), hostname: env.hostname() };
@@ -49,7 +50,7 @@ impl SimClient {
         };
         let role = Role::Client { client_id: client_id.clone(), data, node_type: NodeType::Fuse };
         let config = MgmtdClientConfig {
-            mgmtd_server_addresses: mgmtd_addresses(),
+            mgmtd_server_addresses: wiring.mgmtd_addresses(),
             ..MgmtdClientConfig::for_client().fast()
         };
         let identity = Identity::new(CLUSTER, UserInfo::default(), role);

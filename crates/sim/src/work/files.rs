@@ -21,8 +21,10 @@ use crate::check::Verdict;
 use crate::cluster::{CHUNK_SIZE, ROOT};
 use crate::rng::Rng;
 
-/// Names a worker uses.
+/// Names a worker uses for files.
 const NAMES: usize = 12;
+/// Names a worker uses for directories.
+const DIRECTORIES: usize = 3;
 /// Longest file, in bytes.
 const LONGEST: u64 = 3 * CHUNK_SIZE as u64;
 
@@ -52,6 +54,8 @@ pub struct Worker {
 struct State {
     directory: Option<InodeId>,
     files: BTreeMap<String, Vec<u8>>,
+    /// Empty ones.
+    directories: BTreeSet<String>,
     /// Names of which nothing is known.
     unknown: BTreeSet<String>,
     written: u64,
@@ -108,11 +112,15 @@ impl Worker {
     }
 
     async fn step(&mut self) {
-        let name = format!("f{}", self.rng.index(NAMES));
+        let work = self.rng.below(0..11);
+        let name = match work {
+            10 => format!("d{}", self.rng.index(DIRECTORIES)),
+            _ => format!("f{}", self.rng.index(NAMES)),
+        };
         if self.state.unknown.contains(&name) {
             return;
         }
-        let (what, names, result) = match self.rng.below(0..10) {
+        let (what, names, result) = match work {
             0..4 => ("write", vec![name.clone()], self.write(&name).await),
             4..6 => ("read", vec![], self.read(&name).await),
             6..8 => ("unlink", vec![name.clone()], self.unlink(&name).await),
@@ -123,7 +131,8 @@ impl Worker {
                 }
                 ("rename", vec![name.clone(), other.clone()], self.rename(&name, &other).await)
             }
-            _ => ("truncate", vec![name.clone()], self.truncate(&name).await),
+            9 => ("truncate", vec![name.clone()], self.truncate(&name).await),
+            _ => ("directory", vec![name.clone()], self.directory(&name).await),
         };
         self.hand.count(&result);
         if let Err(status) = result {
@@ -133,6 +142,7 @@ impl Worker {
             }
             for name in names {
                 self.state.files.remove(&name);
+                self.state.directories.remove(&name);
                 self.state.unknown.insert(name);
             }
         }
@@ -140,8 +150,21 @@ impl Worker {
 
     async fn write(&mut self, name: &str) -> Done<()> {
         let session = Uuid(self.env.random_uuid());
+        let there = self.state.files.contains_key(name);
+        let exclusive = self.rng.chance(if there { 0.1 } else { 0.5 });
         let flags = OpenFlags::WRONLY | OpenFlags::CREAT;
-        let inode = self.meta.create(&ROOT, self.at(name), Some(session), flags, 0o644, None).await?;
+        let flags = if exclusive { flags | OpenFlags::EXCL } else { flags };
+        let inode = match self.meta.create(&ROOT, self.at(name), Some(session), flags, 0o644, None).await {
+            Err(status) if exclusive && there && status.code == code::META_EXISTS => return Ok(()),
+            Err(status) if status.code == code::META_EXISTS => {
+                self.verdict.violation(format!("{name} of worker {} is there to be created", self.id));
+                return Err(status);
+            }
+            created => created?,
+        };
+        if exclusive && there {
+            self.verdict.violation(format!("{name} of worker {} is created a second time", self.id));
+        }
         match self.write_open(name, &inode).await {
             Ok(content) => {
                 let change = FileChange { update_length: true, ..FileChange::default() };
@@ -252,6 +275,36 @@ impl Worker {
         Ok(())
     }
 
+    /// Makes a directory or removes it, and now and then tries what must be refused.
+    async fn directory(&mut self, name: &str) -> Done<()> {
+        let there = self.state.directories.contains(name);
+        let make = self.rng.chance(if there { 0.2 } else { 0.8 });
+        let (done, refusal) = match make {
+            true => {
+                let made = self.meta.mkdirs(&ROOT, self.at(name), 0o755, false, None).await;
+                (made.map(drop), code::META_EXISTS)
+            }
+            false => (self.meta.rmdir(&ROOT, self.at(name), false).await, code::META_NOT_FOUND),
+        };
+        match done {
+            Ok(()) if there != make => {}
+            Ok(()) => self.verdict.violation(format!("{name} of worker {} is made or gone twice", self.id)),
+            Err(status) if status.code == refusal && there == make => return Ok(()),
+            Err(status) => {
+                if status.code == refusal {
+                    self.verdict.violation(format!("{name} of worker {}: {status}", self.id));
+                }
+                return Err(status);
+            }
+        }
+        if make {
+            self.state.directories.insert(name.to_owned());
+        } else {
+            self.state.directories.remove(name);
+        }
+        Ok(())
+    }
+
     async fn truncate(&mut self, name: &str) -> Done<()> {
         let Some(content) = self.state.files.get(name) else { return Ok(()) };
         let length = self.rng.below(0..content.len() as u64 + 5000).min(LONGEST);
@@ -282,7 +335,9 @@ impl Worker {
                     list.entries.iter().map(|entry| entry.name.to_string()).collect();
                 let unknown = &self.state.unknown;
                 let listed: Vec<&String> = listed.iter().filter(|name| !unknown.contains(*name)).collect();
-                let expected: Vec<&String> = self.state.files.keys().collect();
+                let expected: BTreeSet<&String> =
+                    self.state.files.keys().chain(&self.state.directories).collect();
+                let expected: Vec<&String> = expected.into_iter().collect();
                 if listed != expected {
                     let text = format!("directory of worker {}: {listed:?}, not {expected:?}", self.id);
                     self.verdict.violation(text);

@@ -39,7 +39,7 @@ pub async fn run(admin: &Admin, command: Command) -> Result<(), String> {
 }
 
 async fn dump_inodes(admin: &Admin, limit: usize) -> Result<(), String> {
-    let db = admin.database("meta")?;
+    let db = admin.metadata()?;
     let progress = spinner("inodes");
     let mut table = Table::new(&["InodeId", "Type", "Uid", "Gid", "Perm", "Nlink", "Length", "Chains"]);
     let mut from = bytes::Bytes::from_static(INODE_PREFIX);

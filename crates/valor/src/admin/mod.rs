@@ -190,6 +190,15 @@ impl Admin {
             .map_err(|status: Status| format!("{} at {address}: {}", M::NAME, status::describe(&status)))
     }
 
+    /// The database with the metadata of this machine's cluster.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn metadata(&self) -> Result<Database, String> {
+        let process = self.local.as_deref().map_or(Ok("meta"), up::meta_database)?;
+        self.database(process)
+    }
+
     /// A database of this machine's cluster: `mgmtd` or `meta`.
     ///
     /// # Errors

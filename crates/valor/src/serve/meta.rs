@@ -4,6 +4,7 @@ use super::mgmtd::{apply_pushed, config_status, open_database, serve_database};
 use super::{Process, Profile, ServeArgs};
 use crate::overrides::Overrides;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use valor_client::file::FileIo;
@@ -18,6 +19,7 @@ use valor_protocol::app::ClientId;
 use valor_protocol::meta::Layout;
 use valor_protocol::mgmtd::{HeartbeatDetail, NodeType};
 use valor_protocol::{ChainTableId, NodeId};
+use valor_rpc::ServerHandle;
 use valor_wire::{UtcTime, Uuid};
 
 /// How long to wait for routing information at start.
@@ -69,8 +71,7 @@ pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
     let process = Process::prepare("meta", args, overrides)?;
     let live = process.main_config(base(&process), Some(NodeType::Meta)).await?;
     let groups = process.bind(&live.get().server.base, "MetaSerde", 8000, 9000)?;
-    let db = open_database(&process)?;
-    let kv = serve_database(&process, db.clone())?;
+    let (db, kv) = database(&process)?;
     if let Some(text) = &process.args.init_root_layout {
         let layout = root_layout(text)?;
         let now = UtcTime(process.env.utc_now().0);
@@ -95,8 +96,24 @@ pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
     meta.stop().await;
     mgmtd.stop().await;
     serving.stop().await;
-    kv.stop(Duration::ZERO).await;
+    if let Some(kv) = kv {
+        kv.stop(Duration::ZERO).await;
+    }
     Ok(())
+}
+
+/// The process's own database, which it also serves, or another process's.
+fn database(process: &Process) -> Result<(Database, Option<ServerHandle>), String> {
+    if let Some(socket) = &process.args.kv {
+        return Ok((remote(process, socket.clone()), None));
+    }
+    let db = open_database(process)?;
+    let served = serve_database(process, db.clone())?;
+    Ok((db, Some(served)))
+}
+
+fn remote(process: &Process, socket: PathBuf) -> Database {
+    Database::remote(process.env.clone(), Arc::clone(&process.rpc), Endpoint::Unix(socket))
 }
 
 fn base(process: &Process) -> Main {
@@ -167,10 +184,10 @@ fn deps(
 /// Users are in mgmtd's database; on one machine that is reached through its socket beside our directory.
 fn users_database(process: &Process, own: &Database) -> Database {
     let socket = process.args.dir.join("../mgmtd/kv.sock");
-    if !socket.exists() {
+    if process.args.kv.is_some() || !socket.exists() {
         return own.clone();
     }
-    Database::remote(process.env.clone(), Arc::clone(&process.rpc), Endpoint::Unix(socket))
+    remote(process, socket)
 }
 
 fn root_layout(text: &str) -> Result<Layout, String> {

@@ -43,6 +43,7 @@ impl Tree for Main {
 /// # Errors
 /// A message for the user.
 pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
+    super::refuse_kv(&args)?;
     let process = Process::prepare("mgmtd", args, overrides)?;
     let db = open_database(&process)?;
     let stored = valor_mgmtd::offline::latest_config(&db, NodeType::Mgmtd)

@@ -68,6 +68,10 @@ pub struct ServeArgs {
     /// What the embedded database has on disk before a commit is acknowledged: `always` or `process`.
     #[arg(long, default_value = "always")]
     pub sync: String,
+    /// Metadata servers: use the database that another process of this machine serves on this socket (the `kv.sock` in
+    /// its directory) in place of one of its own. Several share a database that way.
+    #[arg(long, value_name = "SOCKET")]
+    pub kv: Option<PathBuf>,
     /// Serve Prometheus metrics on this address.
     #[arg(long, value_name = "IP:PORT")]
     pub metrics: Option<SocketAddr>,
@@ -363,6 +367,14 @@ pub fn parse_addresses(texts: &[String]) -> Result<Vec<Address>, String> {
             })
         })
         .collect()
+}
+
+/// For processes that do not share a database.
+///
+/// # Errors
+/// A message naming the flag, if it was given.
+pub fn refuse_kv(args: &ServeArgs) -> Result<(), String> {
+    if args.kv.is_some() { Err("`--kv` is for metadata servers only".into()) } else { Ok(()) }
 }
 
 /// The user that a process acts as towards mgmtd.

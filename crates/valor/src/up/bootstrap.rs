@@ -45,8 +45,8 @@ impl Bootstrap {
 
     /// Waits until mgmtd leads, then until every server has reported to it.
     pub async fn wait_for_servers(&self, deadline: Instant) -> Result<(), Stuck> {
-        let wanted: Vec<NodeId> =
-            self.plan.storage_node_ids().chain([self.plan.meta_node()]).map(NodeId).collect();
+        let metas = self.plan.metas().into_iter().map(|(_, node, _)| node);
+        let wanted: Vec<NodeId> = self.plan.storage_node_ids().chain(metas).map(NodeId).collect();
         self.wait_for("starting the servers", deadline, |routing| {
             let missing: Vec<_> = wanted
                 .iter()

@@ -38,6 +38,10 @@ pub struct UpArgs {
     /// Number of storage processes.
     #[arg(long)]
     pub storage_nodes: Option<u32>,
+    /// Number of metadata processes. With more than one, they keep their metadata in mgmtd's database, and any of them
+    /// may fail without the mount noticing more than a pause.
+    #[arg(long)]
+    pub meta_nodes: Option<u32>,
     /// Copies of each chunk, on different storage processes.
     #[arg(long)]
     pub replicas: Option<u32>,
@@ -234,6 +238,7 @@ fn resume_or_plan(args: &UpArgs, data_dir: &Path) -> Result<Plan, String> {
     };
     if let Some(old) = &old {
         refuse_change("--storage-nodes", args.storage_nodes.map(u64::from), u64::from(old.storage_nodes))?;
+        refuse_change("--meta-nodes", args.meta_nodes.map(u64::from), u64::from(old.meta_nodes))?;
         refuse_change("--replicas", args.replicas.map(u64::from), u64::from(old.replicas))?;
         refuse_change("--chunk-size", args.chunk_size.map(Size::get), u64::from(old.chunk_size))?;
         refuse_change("--loop-devices", args.loop_devices.map(u64::from), u64::from(old.loop_devices))?;
@@ -262,6 +267,7 @@ fn new_plan(args: &UpArgs) -> Plan {
     Plan {
         cluster_id: format!("valor-{:08x}", Env::real().random_u64() >> 32),
         storage_nodes,
+        meta_nodes: args.meta_nodes.unwrap_or(1),
         replicas: args.replicas.unwrap_or(storage_nodes.min(3)),
         chunk_size: u32::try_from(args.chunk_size.map_or(1 << 20, Size::get)).unwrap_or(u32::MAX),
         loop_devices: args.loop_devices.unwrap_or(0),
@@ -275,7 +281,11 @@ fn new_plan(args: &UpArgs) -> Plan {
 fn keep_free_ports(plan: &mut Plan) -> io::Result<()> {
     plan.ports.storage.resize(plan.storage_nodes as usize, [0; 2]);
     let mut held = Vec::new();
-    let ports = [&mut plan.ports.mgmtd, &mut plan.ports.meta].into_iter().chain(&mut plan.ports.storage);
+    plan.ports.more_meta.resize(plan.meta_nodes.saturating_sub(1) as usize, [0; 2]);
+    let ports = [&mut plan.ports.mgmtd, &mut plan.ports.meta]
+        .into_iter()
+        .chain(&mut plan.ports.more_meta)
+        .chain(&mut plan.ports.storage);
     for port in ports.flatten() {
         let listener =
             TcpListener::bind(("127.0.0.1", *port)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
@@ -342,8 +352,14 @@ fn programs(args: &UpArgs, plan: &Plan, data_dir: &Path) -> Vec<Program> {
         add(format!("storage-{}", index + 1), "storage", node, plan.ports.storage[index], more);
     }
     let root_layout = format!("{},{},{}", bootstrap::CHAIN_TABLE.0, plan.chunk_size, plan.stripe_size());
-    let more = vec![format!("--sync={}", plan.sync), format!("--init-root-layout={root_layout}")];
-    add("meta".into(), "meta", plan.meta_node(), plan.ports.meta, more);
+    let database = match plan.meta_database() {
+        "meta" => format!("--sync={}", plan.sync),
+        other => format!("--kv={}", data_dir.join(other).join("kv.sock").display()),
+    };
+    for (name, node, ports) in plan.metas() {
+        let more = vec![database.clone(), format!("--init-root-layout={root_layout}")];
+        add(name, "meta", node, ports, more);
+    }
     programs
 }
 
@@ -353,7 +369,7 @@ fn mount_program(args: &UpArgs, plan: &Plan, data_dir: &Path, mount_point: &Path
     list.push(mount_point.display().to_string());
     list.extend(args.mount_config.iter().map(|setting| format!("--config.{setting}")));
     if let Some(port) = args.metrics_port {
-        let offset = u16::try_from(plan.storage_nodes + 2).unwrap_or(u16::MAX);
+        let offset = u16::try_from(plan.storage_nodes + plan.meta_nodes + 1).unwrap_or(u16::MAX);
         list.push(format!("--metrics=127.0.0.1:{}", port.saturating_add(offset)));
     }
     program("mount".into(), list, &dir)
@@ -385,9 +401,10 @@ fn program(name: String, args: Vec<String>, dir: &Path) -> Program {
 
 fn greet(args: &UpArgs, plan: &Plan, data_dir: &Path, mount_point: Option<&Path>, took: Duration) {
     println!(
-        "cluster {} is up after {:.1} s: 1 mgmtd, 1 meta, {} storage, {} chains of {} replica(s)",
+        "cluster {} is up after {:.1} s: 1 mgmtd, {} meta, {} storage, {} chains of {} replica(s)",
         plan.cluster_id,
         took.as_secs_f64(),
+        plan.meta_nodes,
         plan.storage_nodes,
         plan.chains(),
         plan.replicas
@@ -405,7 +422,7 @@ fn greet(args: &UpArgs, plan: &Plan, data_dir: &Path, mount_point: Option<&Path>
     if let Some(port) = args.metrics_port {
         println!(
             "metrics:      http://127.0.0.1:{port}/metrics and the following {} ports",
-            plan.storage_nodes + 2
+            plan.storage_nodes + plan.meta_nodes + 1
         );
     }
     println!("stop:         Ctrl-C, or: valor down{dir}");
@@ -458,11 +475,23 @@ pub async fn down(args: DownArgs) -> Result<(), String> {
 /// # Errors
 /// A message for the user.
 pub fn local_cluster(data_dir: &Path) -> Result<(String, Vec<valor_protocol::address::Address>), String> {
-    let plan = Plan::load(data_dir).map_err(|error| error.to_string())?.ok_or_else(|| {
+    let plan = local_plan(data_dir)?;
+    Ok((plan.cluster_id, vec![bootstrap::local(plan.ports.mgmtd[0])]))
+}
+
+/// The process of the cluster in a data directory whose database has the metadata.
+///
+/// # Errors
+/// A message for the user.
+pub fn meta_database(data_dir: &Path) -> Result<&'static str, String> {
+    local_plan(data_dir).map(|plan| plan.meta_database())
+}
+
+fn local_plan(data_dir: &Path) -> Result<Plan, String> {
+    Plan::load(data_dir).map_err(|error| error.to_string())?.ok_or_else(|| {
         format!(
             "no cluster in {}; give the --data-dir of `valor up`, or --mgmtd and --cluster-id",
             data_dir.display()
         )
-    })?;
-    Ok((plan.cluster_id, vec![bootstrap::local(plan.ports.mgmtd[0])]))
+    })
 }

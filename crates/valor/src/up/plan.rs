@@ -19,6 +19,9 @@ pub struct Plan {
     pub cluster_id: String,
     /// Number of storage processes.
     pub storage_nodes: u32,
+    /// Number of metadata processes. One has a database of its own; several use mgmtd's.
+    #[serde(default = "one")]
+    pub meta_nodes: u32,
     /// Targets per chain.
     pub replicas: u32,
     /// Chunk size of new files in bytes: a power of two, 64 KiB to 64 MiB.
@@ -42,8 +45,15 @@ pub struct Ports {
     pub mgmtd: [u16; 2],
     /// MetaSerde and its Core.
     pub meta: [u16; 2],
+    /// The same of further metadata processes.
+    #[serde(default)]
+    pub more_meta: Vec<[u16; 2]>,
     /// StorageSerde and its Core, one pair a node.
     pub storage: Vec<[u16; 2]>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// One storage target of the plan.
@@ -64,6 +74,9 @@ impl Plan {
     pub fn check(&self) -> Result<(), String> {
         if self.storage_nodes == 0 || self.storage_nodes > 64 {
             return Err("--storage-nodes must be 1 to 64".into());
+        }
+        if self.meta_nodes == 0 || self.meta_nodes > 16 {
+            return Err("--meta-nodes must be 1 to 16".into());
         }
         if self.replicas == 0 || self.replicas > self.storage_nodes {
             return Err(format!(
@@ -96,8 +109,20 @@ impl Plan {
         MGMTD_NODE
     }
 
-    pub fn meta_node(&self) -> u32 {
-        META_NODE
+    /// Names, node ids and ports of the metadata processes.
+    pub fn metas(&self) -> Vec<(String, u32, [u16; 2])> {
+        let ports = [self.ports.meta].into_iter().chain(self.ports.more_meta.iter().copied());
+        let name =
+            |index: u32| if self.meta_nodes == 1 { "meta".into() } else { format!("meta-{}", index + 1) };
+        (0..self.meta_nodes)
+            .zip(ports)
+            .map(|(index, ports)| (name(index), META_NODE + index, ports))
+            .collect()
+    }
+
+    /// The process whose database has the file system's metadata.
+    pub fn meta_database(&self) -> &'static str {
+        if self.meta_nodes == 1 { "meta" } else { "mgmtd" }
     }
 
     /// Node ids of the storage processes.
@@ -197,6 +222,7 @@ mod tests {
         Plan {
             cluster_id: "test".into(),
             storage_nodes,
+            meta_nodes: 1,
             replicas,
             chunk_size: 1 << 20,
             loop_devices,

@@ -119,6 +119,16 @@ impl Cluster {
         wait_until("all processes to be gone", || self.processes().is_empty());
     }
 
+    /// The process with a name such as `storage-1`, if it runs.
+    pub fn pid_of(&self, name: &str) -> Option<i32> {
+        let needle = format!("--dir={}\0", self.data_dir().join(name).display());
+        let runs = |pid: &i32| {
+            let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&cmdline).contains(&needle)
+        };
+        self.processes().into_iter().map(|(_, pid)| pid).find(runs)
+    }
+
     /// kill -9 of one process of a kind; the supervisor starts it again. Returns its pid.
     pub fn kill_one(&self, kind: &str, nth: usize) -> i32 {
         let mut of_kind: Vec<i32> =
