@@ -39,8 +39,8 @@ impl DirBuffer {
         self.bytes.is_empty()
     }
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -95,8 +95,18 @@ impl DirPlusBuffer {
         self.bytes.is_empty()
     }
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The inodes that gained a reference.
+    pub(crate) fn nodes(&self) -> Vec<u64> {
+        let (mut nodes, mut rest) = (Vec::new(), &self.bytes[..]);
+        while let Some(record) = abi::DirentPlus::read_from(rest) {
+            nodes.extend(Some(record.entry.nodeid).filter(|id| *id != 0));
+            rest = rest.get(abi::direntplus_size(record.dirent.namelen as usize)..).unwrap_or_default();
+        }
+        nodes
     }
 }
 
@@ -117,23 +127,26 @@ mod tests {
         let mut buffer = DirBuffer::new(64);
         assert!(buffer.add(1, 1, libc::S_IFDIR, OsStr::new("12345678")));
         assert!(buffer.add(2, 2, libc::S_IFREG, OsStr::new("1")));
-        assert_eq!(buffer.into_bytes().len(), 64);
+        assert_eq!(buffer.bytes().len(), 64);
         let mut buffer = DirBuffer::new(63);
         assert!(buffer.add(1, 1, libc::S_IFDIR, OsStr::new("12345678")));
         assert!(!buffer.add(2, 2, libc::S_IFREG, OsStr::new("1")));
-        assert_eq!(buffer.into_bytes().len(), 32);
+        assert_eq!(buffer.bytes().len(), 32);
     }
 
     #[test]
     fn records_are_aligned_and_typed() {
         let mut buffer = DirPlusBuffer::new(4096);
         assert!(buffer.add_plain(7, 9, libc::S_IFLNK | 0o777, OsStr::new("abc")));
-        let bytes = buffer.into_bytes();
+        let bytes = buffer.bytes();
         assert_eq!(bytes.len(), 160);
-        let plus = abi::DirentPlus::read_from(&bytes).unwrap();
+        let plus = abi::DirentPlus::read_from(bytes).unwrap();
         assert_eq!((plus.dirent.ino, plus.dirent.off, plus.dirent.namelen), (7, 9, 3));
         assert_eq!(plus.dirent.typ, u32::from(libc::DT_LNK));
         assert_eq!(plus.entry.nodeid, 0);
         assert_eq!(&bytes[152..156], b"abc\0");
+        let entry = Entry { nodeid: 5, ..Entry::default() };
+        assert!(buffer.add(&entry, 10, OsStr::new("a name")) && buffer.add(&entry, 11, OsStr::new("b")));
+        assert_eq!(buffer.nodes(), [5, 5]);
     }
 }

@@ -11,7 +11,7 @@ use crate::fs::Filesystem;
 use crate::inflight::{Inflight, SlotGuard};
 use crate::interrupt::{self, Interrupt};
 use crate::notify::{self, Retrieved};
-use crate::reply::{Copied, Reply, Sink, Written};
+use crate::reply::{Copied, Given, Reply, Sink, Written};
 use crate::request::*;
 use crate::stats::ChannelStats;
 use crate::wait::WaitState;
@@ -206,6 +206,29 @@ impl<F: Filesystem> Job<F> {
         Errno::EIO
     }
 
+    /// The kernel has not taken the reply, so it will never forget or release what that gave it.
+    fn take_back(&self, given: Given) {
+        // CREATE's own inode, else the one that was opened.
+        let ino = given.nodes.first().copied().unwrap_or(self.header.nodeid);
+        for node in given.nodes {
+            let forget = || self.shared.fs.forget(node, 1);
+            if catch_unwind(AssertUnwindSafe(forget)).is_err() {
+                self.lane.stats.panics.fetch_add(1, Relaxed);
+            }
+        }
+        let Some(fh) = given.handle else { return };
+        let (shared, opcode) = (self.shared.clone(), self.opcode);
+        let InHeader { uid, gid, pid, .. } = self.header;
+        tokio::spawn(async move {
+            let cx = Context::detached(uid, gid, pid);
+            let release = Release { ino, fh, flags: 0, flush: false, flock_owner: None };
+            let _ = match opcode {
+                Opcode::Opendir => shared.fs.releasedir(&cx, release).await,
+                _ => shared.fs.release(&cx, release).await,
+            };
+        });
+    }
+
     fn answer<T: Reply>(&self, outcome: Result<T, Errno>) {
         let unique = self.header.unique;
         // Before the reply, so that a caller who has got it finds it counted.
@@ -213,6 +236,9 @@ impl<F: Filesystem> Job<F> {
         match outcome {
             Ok(reply) => {
                 let sent = reply.reply(&Replier { lane: &self.lane, route: &self.route, unique });
+                if sent.is_err() {
+                    self.take_back(reply.given());
+                }
                 if self.lane.count_failure(unique, sent) {
                     self.lane.send_error(&self.route, unique, Errno::EIO);
                 }

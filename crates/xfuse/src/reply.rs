@@ -213,7 +213,27 @@ pub(crate) trait Sink {
 /// How a reply type is written to a sink.
 pub(crate) trait Reply {
     /// Gives the reply's bytes to `send` in one call.
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()>;
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()>;
+
+    /// What the kernel would give back one day, had it taken the reply.
+    fn given(&self) -> Given {
+        Given::default()
+    }
+}
+
+/// What a reply hands out: references of inodes, and an open file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Given {
+    /// Inodes, each with one lookup.
+    pub(crate) nodes: Vec<u64>,
+    pub(crate) handle: Option<u64>,
+}
+
+impl Entry {
+    fn given_node(&self) -> Vec<u64> {
+        // A negative entry is none.
+        Vec::from_iter((self.nodeid != 0).then_some(self.nodeid))
+    }
 }
 
 fn send_pod<T: Pod>(sink: &impl Sink, value: &T) -> std::io::Result<()> {
@@ -221,26 +241,30 @@ fn send_pod<T: Pod>(sink: &impl Sink, value: &T) -> std::io::Result<()> {
 }
 
 impl Reply for () {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         sink.send(&[])
     }
 }
 
 impl Reply for Entry {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         send_pod(sink, &self.to_abi())
+    }
+
+    fn given(&self) -> Given {
+        Given { nodes: self.given_node(), handle: None }
     }
 }
 
 impl Reply for Attr {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         let (attr_valid, attr_valid_nsec) = split_duration(self.valid);
         send_pod(sink, &abi::AttrOut { attr_valid, attr_valid_nsec, dummy: 0, attr: self.attr })
     }
 }
 
 impl Reply for StatxReply {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         let (attr_valid, attr_valid_nsec) = split_duration(self.valid);
         send_pod(
             sink,
@@ -254,15 +278,23 @@ fn open_out(opened: Opened) -> abi::OpenOut {
 }
 
 impl Reply for Opened {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
-        send_pod(sink, &open_out(self))
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
+        send_pod(sink, &open_out(*self))
+    }
+
+    fn given(&self) -> Given {
+        Given { nodes: Vec::new(), handle: Some(self.fh) }
     }
 }
 
 impl Reply for Created {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         let (entry, opened) = (self.entry.to_abi(), open_out(self.opened));
         sink.send(&[IoSlice::new(entry.as_bytes()), IoSlice::new(opened.as_bytes())])
+    }
+
+    fn given(&self) -> Given {
+        Given { nodes: self.entry.given_node(), handle: Some(self.opened.fh) }
     }
 }
 
@@ -270,7 +302,7 @@ impl Reply for Created {
 const MAX_SEGMENTS: usize = 64;
 
 impl Reply for Data {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         let segments = self.as_slices();
         if segments.len() <= MAX_SEGMENTS {
             let mut parts = [IoSlice::new(&[]); MAX_SEGMENTS];
@@ -284,81 +316,85 @@ impl Reply for Data {
 }
 
 impl Reply for Written {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         send_pod(sink, &abi::WriteOut { size: self.0, padding: 0 })
     }
 }
 
 impl Reply for Totals {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         send_pod(sink, &abi::StatfsOut { st: self.0 })
     }
 }
 
 impl Reply for Xattr {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         match self {
-            Xattr::Size(size) => send_pod(sink, &abi::GetxattrOut { size, padding: 0 }),
-            Xattr::Value(value) => sink.send(&[IoSlice::new(&value)]),
+            Xattr::Size(size) => send_pod(sink, &abi::GetxattrOut { size: *size, padding: 0 }),
+            Xattr::Value(value) => sink.send(&[IoSlice::new(value)]),
         }
     }
 }
 
 impl Reply for DirBuffer {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
-        sink.send(&[IoSlice::new(&self.into_bytes())])
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
+        sink.send(&[IoSlice::new(self.bytes())])
     }
 }
 
 impl Reply for DirPlusBuffer {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
-        sink.send(&[IoSlice::new(&self.into_bytes())])
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
+        sink.send(&[IoSlice::new(self.bytes())])
+    }
+
+    fn given(&self) -> Given {
+        Given { nodes: self.nodes(), handle: None }
     }
 }
 
 impl Reply for Lock {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         send_pod(sink, &abi::LkOut { lk: self.0 })
     }
 }
 
 impl Reply for Block {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         send_pod(sink, &abi::BmapOut { block: self.0 })
     }
 }
 
 impl Reply for Offset {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         send_pod(sink, &abi::LseekOut { offset: self.0 })
     }
 }
 
 impl Reply for Copied {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         send_pod(sink, &abi::CopyFileRangeOut { bytes_copied: self.0 })
     }
 }
 
 impl Reply for Ready {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         send_pod(sink, &abi::PollOut { revents: self.0, padding: 0 })
     }
 }
 
 impl Reply for IoctlReply {
-    fn reply(self, sink: &impl Sink) -> std::io::Result<()> {
+    fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         match self {
             IoctlReply::Done { result, output } => {
-                let head = abi::IoctlOut { result, ..Default::default() };
-                sink.send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&output)])
+                let head = abi::IoctlOut { result: *result, ..Default::default() };
+                sink.send(&[IoSlice::new(head.as_bytes()), IoSlice::new(output)])
             }
             IoctlReply::Retry { input, output } => {
                 let (in_iovs, out_iovs) = (input.len() as u32, output.len() as u32);
                 let head = abi::IoctlOut { result: 0, flags: abi::IOCTL_RETRY, in_iovs, out_iovs };
                 let mut ranges =
                     Vec::with_capacity((input.len() + output.len()) * size_of::<abi::IoctlIovec>());
-                for range in input.iter().chain(&output) {
+                for range in input.iter().chain(output) {
                     ranges.extend_from_slice(range.as_bytes());
                 }
                 sink.send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&ranges)])

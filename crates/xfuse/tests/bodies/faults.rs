@@ -17,7 +17,7 @@ use xfuse::request::*;
 use xfuse::*;
 
 /// Files whose operations go wrong on purpose.
-const FILES: [&str; 10] = [
+const FILES: [&str; 12] = [
     "panic",
     "late-panic",
     "slow",
@@ -28,6 +28,8 @@ const FILES: [&str; 10] = [
     "wild-errno",
     "never",
     "never-direct",
+    "slow-open",
+    "slow-lookup",
 ];
 const SIZE: u64 = 1 << 16;
 
@@ -38,7 +40,12 @@ struct Faulty {
     /// READs that wait in the handler.
     waiting: Arc<AtomicU64>,
     info: Arc<OnceLock<SessionInfo>>,
+    /// Handles released, and inodes forgotten, with that name.
+    given_back: Arc<[AtomicU64; 2]>,
 }
+
+/// Handle of an open file that is opened slowly.
+const SLOW_HANDLE: u64 = 77;
 
 fn attributes(ino: u64) -> abi::Attr {
     let mode = if ino == abi::ROOT_ID { libc::S_IFDIR | 0o755 } else { libc::S_IFREG | 0o644 };
@@ -53,6 +60,10 @@ impl Filesystem for Faulty {
     async fn lookup(&self, _: &Context, r: Lookup<'_>) -> Result<Entry, Errno> {
         let index = FILES.iter().position(|name| OsStr::new(name) == r.name).ok_or(Errno::ENOENT)?;
         let nodeid = index as u64 + 2;
+        if FILES[index] == "slow-lookup" {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.gate.notified().await;
+        }
         let day = Duration::from_secs(86400);
         Ok(Entry { nodeid, generation: 0, entry_valid: day, attr_valid: day, attr: attributes(nodeid) })
     }
@@ -61,7 +72,25 @@ impl Filesystem for Faulty {
         Ok(Attr { valid: Duration::ZERO, attr: attributes(r.ino) })
     }
 
+    fn forget(&self, ino: u64, nlookup: u64) {
+        if ino >= 2 && FILES[ino as usize - 2] == "slow-lookup" {
+            self.given_back[1].fetch_add(nlookup, Ordering::SeqCst);
+        }
+    }
+
+    async fn release(&self, _: &Context, r: Release) -> Result<(), Errno> {
+        if r.fh == SLOW_HANDLE {
+            self.given_back[0].fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
     async fn open(&self, _: &Context, r: Open) -> Result<Opened, Errno> {
+        if FILES[r.ino as usize - 2] == "slow-open" {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.gate.notified().await;
+            return Ok(Opened { fh: SLOW_HANDLE, ..Opened::default() });
+        }
         // Reads into the page cache are the kernel's own; only direct ones belong to a caller who can be interrupted.
         let direct = ["stuck", "never-direct"].contains(&FILES[r.ino as usize - 2]);
         Ok(Opened { flags: if direct { abi::FOPEN_DIRECT_IO } else { 0 }, ..Opened::default() })
@@ -230,6 +259,31 @@ fn a_killed_caller_need_not_wait_for_the_handler() {
     send(&signalled, rustix::process::Signal::KILL);
     signalled.wait().unwrap();
     m.session().abort().unwrap();
+}
+
+#[test]
+fn what_comes_too_late_for_a_killed_caller_is_taken_back() {
+    if !can_mount() || transport() == Transport::Uring {
+        return;
+    }
+    let fs = Faulty::default();
+    let (gate, waiting, given_back) = (fs.gate.clone(), fs.waiting.clone(), fs.given_back.clone());
+    let m = mount_with(fs, 2);
+    let callers: Vec<Child> = ["slow-open", "slow-lookup"]
+        .map(|name| Command::new("cat").arg(m.path(name)).stderr(Stdio::null()).spawn().unwrap())
+        .into();
+    eventually("both callers", || waiting.load(Ordering::SeqCst) == 2);
+    for mut caller in callers {
+        caller.kill().unwrap();
+        caller.wait().unwrap();
+    }
+    let count = |index: usize| given_back[index].load(Ordering::SeqCst);
+    assert_eq!((count(0), count(1)), (0, 0));
+    gate.notify_waiters();
+    eventually("the handle to be released", || count(0) == 1);
+    eventually("the inode to be forgotten", || count(1) == 1);
+    assert_eq!(m.session().stats().snapshot().late_replies, 2);
+    m.close();
 }
 
 #[test]
