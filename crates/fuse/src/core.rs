@@ -102,18 +102,20 @@ impl<C: Cluster> Core<C> {
         if self.settings(cx).readonly { Err(Errno::EROFS) } else { Ok(()) }
     }
 
-    /// Runs a call, given up when the caller is interrupted if so configured.
+    /// Runs a call, given up when the caller was killed, or is interrupted if so configured. Otherwise a call that is
+    /// repeated until a server answers could overtake what others have done meanwhile.
     pub(crate) async fn run<T>(
         &self,
         cx: &Context,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        if !self.configs.global().enable_interrupt {
-            return call.await;
-        }
+        let given_up = async {
+            if self.configs.global().enable_interrupt { cx.interrupted().await } else { cx.abandoned().await }
+        };
         tokio::select! {
+            biased;
             result = call => result,
-            () = cx.interrupted() => Err(status(code::META_REQUEST_CANCELED)),
+            () = given_up => Err(status(code::META_REQUEST_CANCELED)),
         }
     }
 

@@ -173,6 +173,10 @@ impl<C: Cluster> Core<C> {
         }
         let mut session = handle.session.lock().await;
         if session.is_none() {
+            // A writer that was killed may have closed before its write got here.
+            if handle.released.load(Ordering::Acquire) {
+                return Err(Errno::EBADF);
+            }
             let new = self.new_session();
             let flags = OpenFlags(handle.flags & libc::O_ACCMODE);
             match self.cluster.open(&handle.user, handle.node.id(), Some(new), flags).await {

@@ -59,6 +59,15 @@ impl Context {
         self.slot.as_ref().is_some_and(SlotGuard::is_interrupted)
     }
 
+    /// Completes when the caller was killed and has been let go: nobody waits for the answer any more, and whatever is
+    /// done from now on may come after what others do meanwhile.
+    pub async fn abandoned(&self) {
+        match &self.slot {
+            Some(slot) if self.unique != 0 => slot.abandoned(self.unique).await,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Completes when the caller got a signal. Usual use: `select!` against the work, then answer `EINTR`.
     pub async fn interrupted(&self) {
         match &self.slot {

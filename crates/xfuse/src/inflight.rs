@@ -20,6 +20,8 @@ struct Slot {
     state: AtomicU64,
     /// The thread that asks.
     caller: AtomicU64,
+    /// The last request here whose caller was let go before it ended.
+    abandoned: AtomicU64,
     interrupted: Notify,
 }
 
@@ -84,6 +86,16 @@ impl Inflight {
         u32::try_from(slot.caller.load(Ordering::Relaxed)).ok()
     }
 
+    /// Notes that nobody waits for the request any more.
+    pub(crate) fn abandon(&self, unique: u64) {
+        for slot in &self.slots {
+            if slot.state.load(Ordering::Acquire) & !INTERRUPT_BIT == unique {
+                slot.abandoned.store(unique, Ordering::Release);
+                slot.interrupted.notify_waiters();
+            }
+        }
+    }
+
     /// Requests being handled. A slot taken in advance for the next request does not count.
     pub(crate) fn busy(&self) -> usize {
         self.assigned.load(Ordering::Acquire)
@@ -128,6 +140,17 @@ impl SlotGuard {
 
     pub(crate) fn is_interrupted(&self) -> bool {
         self.slot().state.load(Ordering::Acquire) & INTERRUPT_BIT != 0
+    }
+
+    /// Completes when nobody waits for that request any more.
+    pub(crate) async fn abandoned(&self, unique: u64) {
+        loop {
+            let notified = self.slot().interrupted.notified();
+            if self.slot().abandoned.load(Ordering::Acquire) == unique {
+                return;
+            }
+            notified.await;
+        }
     }
 
     pub(crate) async fn interrupted(&self) {

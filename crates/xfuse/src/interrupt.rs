@@ -75,6 +75,7 @@ async fn let_go_when_killed(lane: Arc<Lane>, target: u64) {
         let killed = tokio::task::spawn_blocking(move || is_killed(caller)).await.unwrap_or(false);
         if killed && lane.inflight.caller(target) == Some(caller) {
             tracing::info!(caller, unique = target, "a caller was killed; its request goes on without it");
+            lane.inflight.abandon(target);
             // The handler's own answer will come too late, and be counted so.
             let _ = device::send(&lane.fd, target, -Errno::EINTR.0, &[]);
             return;

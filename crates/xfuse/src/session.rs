@@ -33,6 +33,9 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests may take to end after the kernel has gone, unless set.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Stack of a channel thread. Handlers run on it, and unoptimised ones need much; what is not used costs nothing.
+pub(crate) const STACK: usize = 8 << 20;
+
 /// Runs on each channel thread inside its runtime, before the first request.
 type StartHook = Arc<dyn Fn(usize) + Send + Sync>;
 
@@ -255,7 +258,8 @@ impl<F: Filesystem> SessionBuilder<F> {
                 }
                 None => {
                     let name = if uring { "fuse-side".to_owned() } else { format!("fuse-{index}") };
-                    threads.push(std::thread::Builder::new().name(name).spawn(main)?);
+                    let thread = std::thread::Builder::new().name(name).stack_size(STACK);
+                    threads.push(thread.spawn(main)?);
                 }
             }
         }
@@ -478,7 +482,9 @@ impl Session {
 
     /// Fails all requests and ends the session, whoever still uses it.
     pub fn abort(&self) -> io::Result<()> {
-        self.connection.as_ref().ok_or(io::ErrorKind::NotFound)?.abort()
+        // The number of a connection that has ended may be another's by now.
+        let connection = self.connection.as_ref().filter(|_| !self.is_ended());
+        connection.ok_or(io::ErrorKind::NotFound)?.abort()
     }
 
     /// Blocks until the session has ended and its threads are gone.

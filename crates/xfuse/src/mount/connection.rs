@@ -54,7 +54,9 @@ impl Connection {
 
     /// Whether it is this connection that the path leads to.
     pub(crate) fn is_on_top(&self) -> bool {
-        Connection::of(&self.path).is_ok_and(|now| now == *self)
+        let Ok(table) = mounts() else { return false };
+        let top = table.iter().rev().find(|entry| entry.mount_point == self.path);
+        top.is_some_and(|entry| entry.device == self.device)
     }
 
     fn abort_by_control(&self) -> io::Result<()> {

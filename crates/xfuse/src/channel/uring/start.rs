@@ -6,6 +6,7 @@
 
 use super::queue::Queue;
 use crate::init::Negotiated;
+use crate::session::STACK;
 use rustix::fd::OwnedFd;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::io;
@@ -78,7 +79,7 @@ fn worker(device: &Arc<OwnedFd>, qid: u16, depth: u16) -> Result<Worker, String>
             job();
         }
     };
-    let thread = std::thread::Builder::new().name(format!("fuse-q{qid}")).spawn(main);
+    let thread = std::thread::Builder::new().name(format!("fuse-q{qid}")).stack_size(STACK).spawn(main);
     let thread = thread.map_err(|error| format!("thread of queue {qid}: {error}"))?;
     let queue = result.recv().map_err(|_| format!("thread of queue {qid} ended"))?;
     let queue = queue.map_err(|error| format!("io_uring for queue {qid}: {error}"))?;
