@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use valor_config::{ConfigError, Live, Tree};
+use valor_config::{ConfigError, Live, Part, Tree};
 use valor_protocol::app::ReleaseVersion;
 
 /// Identity of a server (3FS `src/core/app/ServerAppConfig.h`).
@@ -39,6 +39,8 @@ pub struct LauncherConfig {
     pub cluster_id: String,
     /// Where mgmtd is.
     pub mgmtd_client: MgmtdAddresses,
+    /// The key-value store (mgmtd only).
+    pub kv_engine: KvEngineConfig,
     /// Mount point (mount only).
     pub mountpoint: String,
     /// Let other users in (mount only).
@@ -55,11 +57,31 @@ pub struct MgmtdAddresses {
     pub mgmtd_server_addresses: Vec<String>,
 }
 
+/// Which key-value store mgmtd and metadata servers use (3FS `src/fdb/HybridKvEngineConfig.h`).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KvEngineConfig {
+    /// Socket on which another process of this machine serves its store, `kv.sock` in the directory of `valor kv`: several
+    /// servers share it. Empty: a store in this process, in its own directory.
+    pub socket: PathBuf,
+}
+
+impl KvEngineConfig {
+    /// Keys below this section that C++ 3FS has and that have no effect here.
+    pub const IGNORED: &'static [&'static str] = &["use_memkv", "fdb"];
+
+    /// The socket, unless the store is the process's own.
+    pub fn shared(&self) -> Option<&Path> {
+        (!self.socket.as_os_str().is_empty()).then_some(&self.socket)
+    }
+}
+
 impl Default for LauncherConfig {
     fn default() -> Self {
         Self {
             cluster_id: String::new(),
             mgmtd_client: MgmtdAddresses::default(),
+            kv_engine: KvEngineConfig::default(),
             mountpoint: String::new(),
             allow_other: true,
             token_file: String::new(),
@@ -69,7 +91,8 @@ impl Default for LauncherConfig {
 
 impl Tree for LauncherConfig {
     const IGNORED: &'static [&'static str] =
-        &["ib_devices", "client", "allow_dev_version", "fdb", "use_memkv", "kv_engine", "mgmtd_client.*"];
+        &["ib_devices", "client", "allow_dev_version", "fdb", "use_memkv", "mgmtd_client.*"];
+    const PARTS: &'static [Part] = &[Part::lists("kv_engine", &[], KvEngineConfig::IGNORED)];
 
     fn check(&self) -> Result<(), String> {
         if self.cluster_id.len() >= 32 {
@@ -123,10 +146,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("meta_main_launcher.toml");
         let text = "allow_dev_version = true\ncluster_id = \"stage\"\n[ib_devices]\nfork_safe = true\n\
+                    [kv_engine]\nuse_memkv = false\n[kv_engine.fdb]\nclusterFile = \"\"\n\
                     [mgmtd_client]\nmgmtd_server_addresses = [\"RDMA://10.0.0.1:8000\"]\nenable_auto_refresh = true\n";
         std::fs::write(&path, text).unwrap();
         let config = read_config_file(LauncherConfig::default(), Some(&path)).unwrap();
-        assert_eq!(config.cluster_id, "stage");
+        assert_eq!((config.cluster_id.as_str(), config.kv_engine.shared()), ("stage", None));
         assert_eq!(config.mgmtd_client.mgmtd_server_addresses, ["RDMA://10.0.0.1:8000"]);
     }
 

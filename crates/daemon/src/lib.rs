@@ -12,7 +12,7 @@ mod rotate;
 mod shards;
 mod stop;
 
-pub use app::{AppConfig, LauncherConfig, StartError, read_config_file, release_version};
+pub use app::{AppConfig, KvEngineConfig, LauncherConfig, StartError, read_config_file, release_version};
 pub use base::{BaseConfig, BoundGroup, GroupConfig, ListenerConfig, bind_groups, service_group_infos};
 pub use core_service::core_router;
 pub use logging::{LogOptions, init as init_logging};

@@ -1,6 +1,7 @@
 //! What a transaction hands to the store at commit, and what the store hands to its engine.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::key::KeyRange;
 
@@ -44,6 +45,8 @@ pub(crate) enum Mutation {
 pub(crate) struct CommitRequest {
     /// Version the reads were made at; `None` when nothing was read.
     pub(crate) read_version: Option<Version>,
+    /// From then on it must not take effect any more.
+    pub(crate) ends: Option<Instant>,
     /// Ranges no later commit may have written. Sorted, disjoint.
     pub(crate) read_conflicts: Vec<KeyRange>,
     /// Ranges that this commit counts as having written. Sorted, disjoint, a superset of what `mutations` touch.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::KvError;
 use crate::batch::{Batch, CommitInfo, CommitRequest, Mutation, Op, VERSIONSTAMP_LEN, Version, versionstamp};
@@ -115,6 +116,9 @@ impl LocalStore {
     fn apply(&self, writer: &mut Writer, request: &CommitRequest) -> Result<Version, KvError> {
         if let Some(error) = &writer.failed {
             return Err(error.clone());
+        }
+        if request.ends.is_some_and(|ends| Instant::now() >= ends) {
+            return Err(KvError::TooOld).inspect_err(count_refusal);
         }
         if let Some(read_version) = request.read_version {
             if read_version > self.snapshots.published() {

@@ -268,6 +268,7 @@ impl Transaction {
         let mutations = state.overlay.mutations();
         Ok(CommitRequest {
             read_version: self.inner.view.get().map(View::version),
+            ends: None,
             read_conflicts: coalesce(state.read_conflicts),
             write_conflicts: write_ranges(&mutations, state.write_conflicts),
             mutations,

@@ -70,18 +70,12 @@ async fn held_views_are_bounded() {
     let Pair { remote, server: _server, _dir, .. } = pair(Database::memory(Env::real()));
     put(&remote, "k", "1").await.unwrap();
     let mut held = Vec::new();
-    let refused = loop {
+    for _ in 0..1100 {
         let tx = remote.begin();
-        match tx.get("k").await {
-            Ok(_) => held.push(tx),
-            Err(error) => break error,
-        }
-        assert!(held.len() <= 1000, "no bound");
-    };
-    assert!(matches!(refused, KvError::Retryable(_)), "{refused:?}");
-    // What is held still reads; ending one makes room.
-    assert!(held[0].get("k").await.is_ok());
-    held.truncate(10);
+        tx.get("k").await.unwrap();
+        held.push(tx);
+    }
+    assert_eq!(held[0].get("k").await, Err(KvError::TooOld), "given up for later ones");
     remote.run(async |tx| tx.get("k").await).await.unwrap();
 }
 
@@ -101,9 +95,10 @@ async fn a_restarted_server_ends_transactions() {
     let restarted = open();
     let _server = serve(&restarted, &socket);
     assert!(matches!(reader.get("k").await, Err(KvError::TooOld | KvError::Retryable(_))));
-    // Committing needs no view: nothing was written since.
-    writer.commit().await.unwrap();
-    assert_eq!(restarted.begin().get("k").await.unwrap(), Some("2".into()));
+    assert!(matches!(writer.commit().await, Err(KvError::TooOld | KvError::Retryable(_))));
+    assert_eq!(restarted.begin().get("k").await.unwrap(), Some("1".into()));
+    put(&remote, "k", "3").await.unwrap();
+    assert_eq!(restarted.begin().get("k").await.unwrap(), Some("3".into()));
 }
 
 #[tokio::test]

@@ -27,6 +27,8 @@ enum Command {
     Up(up::UpArgs),
     /// Stop the cluster that `up` started.
     Down(up::DownArgs),
+    /// Run a key-value store for several managers and metadata services of this machine.
+    Kv(serve::kv::KvArgs),
     /// Run a cluster manager.
     Mgmtd(serve::ServeArgs),
     /// Run a metadata service.
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Up(args) => up::up(args).await,
             Command::Down(args) => up::down(args).await,
+            Command::Kv(args) => serve::kv::run(args).await,
             Command::Mgmtd(args) => serve::mgmtd::run(args, overrides).await,
             Command::Meta(args) => serve::meta::run(args, overrides).await,
             Command::Storage(args) => serve::storage::run(args, overrides).await,

@@ -234,7 +234,6 @@ fn serve_args(args: MountArgs) -> ServeArgs {
         dir: args.dir,
         profile: args.profile,
         sync: String::new(),
-        kv: None,
         metrics: args.metrics,
         init_root_layout: None,
         follow_parent: args.follow_parent,

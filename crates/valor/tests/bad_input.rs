@@ -149,8 +149,11 @@ fn a_stale_mount_is_cleared_by_the_next_up() {
     assert!(cluster.mount().is_dir());
     cluster.kill_everything();
     assert!(is_mounted(&cluster.mount()), "kill -9 leaves the mount behind");
-    let error = std::fs::read(cluster.mount().join("f")).expect_err("nobody serves it");
-    assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN));
+    // While the daemon is dying requests still reach it, and are aborted.
+    wait_until("the mount to be known as dead", || {
+        let error = std::fs::read(cluster.mount().join("f")).expect_err("nobody serves it");
+        error.raw_os_error() == Some(libc::ENOTCONN)
+    });
     cluster.up();
     assert_eq!(std::fs::read_to_string(cluster.mount().join("f")).expect("read"), "kept");
     cluster.down();

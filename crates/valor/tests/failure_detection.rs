@@ -2,37 +2,14 @@
 
 mod harness;
 
-use harness::{Cluster, kill, signal, wait_until};
-use serde_json::Value;
+use harness::chains::{all_serve, chains, versions};
+use harness::{Cluster, Signal, kill, signal, wait_until};
 use std::time::{Duration, Instant};
-
-/// Chains as `list-chains` shows them: id, targets with their states, status.
-fn chains(cluster: &Cluster) -> Vec<(u64, String, String)> {
-    let list: Value = serde_json::from_str(&cluster.admin(&["list-chains", "--json"])).expect("JSON");
-    let text = |value: &Value| value.as_str().expect("text").to_owned();
-    list.as_array()
-        .expect("a list")
-        .iter()
-        .map(|chain| {
-            (chain["ChainId"].as_u64().expect("id"), text(&chain["Targets"]), text(&chain["Status"]))
-        })
-        .collect()
-}
-
-fn all_serve(cluster: &Cluster) -> bool {
-    // At first all targets count as serving; they are when their servers have said so.
-    chains(cluster).iter().all(|(_, targets, status)| status == "SERVING" && !targets.contains("-Off"))
-}
-
-fn versions(cluster: &Cluster) -> Vec<u64> {
-    let list: Value = serde_json::from_str(&cluster.admin(&["list-chains", "--json"])).expect("JSON");
-    list.as_array().expect("a list").iter().filter_map(|chain| chain["ChainVersion"].as_u64()).collect()
-}
 
 /// Waits until every chain has lost a target; returns how long that took from `begin`.
 fn until_out(cluster: &Cluster, begin: Instant) -> Duration {
     wait_until("every chain to go on without the dead server", || {
-        chains(cluster).iter().all(|(_, _, status)| status == "DEGRADED")
+        chains(cluster).iter().all(|chain| chain.status == "DEGRADED")
     });
     begin.elapsed()
 }
@@ -51,12 +28,12 @@ fn a_dead_server_leaves_its_chains_within_seconds() {
     // As a machine that lost its power looks to others: connections stay, and nobody answers.
     let silent = storages(&cluster)[1];
     let begin = Instant::now();
-    signal(silent, "STOP");
+    signal(silent, Signal::STOP);
     println!(
         "silent server out of its chains after {:.1} s (goal: 3 s)",
         until_out(&cluster, begin).as_secs_f64()
     );
-    signal(silent, "CONT");
+    signal(silent, Signal::CONT);
     wait_until("the silent server to be back", || all_serve(&cluster));
 
     let before = versions(&cluster);
@@ -78,10 +55,10 @@ fn a_server_without_its_manager_ends() {
     let before = storages(&cluster);
     let manager = cluster.processes().into_iter().find(|(kind, _)| kind == "mgmtd").expect("a manager").1;
     let begin = Instant::now();
-    signal(manager, "STOP");
+    signal(manager, Signal::STOP);
     wait_until("storage servers to end", || storages(&cluster).iter().all(|pid| !before.contains(pid)));
     println!("servers ended {:.1} s after their manager fell silent", begin.elapsed().as_secs_f64());
-    signal(manager, "CONT");
+    signal(manager, Signal::CONT);
     wait_until("all chains to serve again", || {
         cluster.try_admin(&["list-nodes"]).is_ok() && all_serve(&cluster)
     });
@@ -92,15 +69,15 @@ fn a_server_without_its_manager_ends() {
 fn administrators_change_chains() {
     let mut cluster = Cluster::start(&["--storage-nodes", "2", "--replicas", "2"]);
     wait_until("all chains to serve", || all_serve(&cluster));
-    let (id, targets, _) = chains(&cluster).remove(0);
-    let (id, first) = (id.to_string(), target_of(&targets, 0));
-    let second = target_of(&targets, 1);
+    let chain = chains(&cluster).remove(0);
+    let (id, first) = (chain.id.to_string(), target_of(&chain.targets, 0));
+    let second = target_of(&chain.targets, 1);
     let pids = storages(&cluster);
     assert!(cluster.try_admin(&["update-chain", &id, &second, "-m", "remove"]).is_err(), "it serves");
 
-    pids.iter().for_each(|pid| signal(*pid, "STOP"));
-    wait_until("no chain to serve", || chains(&cluster).iter().all(|(_, _, status)| status == "UNAVAILABLE"));
-    let targets = &chains(&cluster)[0].1;
+    pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    wait_until("no chain to serve", || chains(&cluster).iter().all(|chain| chain.status == "UNAVAILABLE"));
+    let targets = &chains(&cluster)[0].targets;
     assert!(targets.contains("(Lastsrv"), "{targets}");
     let waited_for = target_of(targets, 0);
     let said = cluster.admin(&["rotate-lastsrv", &id]);
@@ -109,10 +86,10 @@ fn administrators_change_chains() {
 
     // The one that was given up may leave the chain and come back to be filled.
     cluster.admin(&["update-chain", &id, &waited_for, "--mode", "remove"]);
-    let targets = chains(&cluster)[0].1.clone();
+    let targets = chains(&cluster)[0].targets.clone();
     assert!(!targets.contains(&waited_for), "{targets}");
     cluster.admin(&["update-chain", &id, &waited_for, "--mode", "add"]);
-    pids.iter().for_each(|pid| signal(*pid, "CONT"));
+    pids.iter().for_each(|pid| signal(*pid, Signal::CONT));
     wait_until("all chains to serve again", || all_serve(&cluster));
     cluster.down();
 }

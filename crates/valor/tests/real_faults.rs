@@ -10,7 +10,7 @@ mod hosts;
 #[path = "real_faults/writers.rs"]
 mod writers;
 
-use harness::{Random, signal};
+use harness::{Random, Signal, signal};
 use hosts::{Fault, World};
 use std::time::{Duration, Instant};
 use writers::Writer;
@@ -134,9 +134,9 @@ fn live_through(
             "KillTwoStorages"
         }
         Trouble::StopStorage => {
-            world.signal(&storage, "STOP");
+            world.signal(&storage, Signal::STOP);
             world.pass(length);
-            world.signal(&storage, "CONT");
+            world.signal(&storage, Signal::CONT);
             "StopStorage"
         }
         Trouble::PartitionStorage => {
@@ -174,9 +174,9 @@ fn live_through(
             "KillManager"
         }
         Trouble::StopManager => {
-            world.signal("mgmtd", "STOP");
+            world.signal("mgmtd", Signal::STOP);
             world.pass(length);
-            world.signal("mgmtd", "CONT");
+            world.signal("mgmtd", Signal::CONT);
             "StopManager"
         }
         Trouble::PartitionManager => {
@@ -197,6 +197,6 @@ fn live_through(
 }
 
 /// Used by `hosts` to signal its children.
-fn send(pid: u32, name: &str) {
-    signal(pid.cast_signed(), name);
+fn send(pid: u32, what: Signal) {
+    signal(pid.cast_signed(), what);
 }

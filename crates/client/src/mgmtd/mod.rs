@@ -110,6 +110,9 @@ pub struct MgmtdClient {
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// Longest time for a manager to say who is primary: it knows that at once, or stands still.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// True for errors after which another address is tried.
 fn is_network_error(code: u16) -> bool {
     status::is_rpc(code)
@@ -279,7 +282,8 @@ impl MgmtdClient {
         };
         let ask = |address| {
             let req = &req;
-            async move { Ok(self.call_at::<GetPrimaryMgmtd>(address, req).await?.primary) }
+            let options = CallOptions::timeout(SEARCH_TIMEOUT.min(self.config.load().rpc_timeout.get()));
+            async move { Ok(self.rpc.call::<GetPrimaryMgmtd>(address, req, &options).await?.primary) }
         };
         let found = self.primary.find(asked, ask).await?;
         tracing::info!(node = %found.node, address = %found.address, "primary manager found");

@@ -12,8 +12,9 @@ use valor_protocol::status::code as status;
 use valor_rpc::{CallOptions, Client};
 use valor_wire::Status;
 
+use super::VIEW_AGE_MAX;
 use super::protocol::{
-    Begin, Commit, CommitReq, End, EndReq, Fence, FenceReq, Get, GetReq, Nothing, Scan, ScanReq,
+    Begin, BeginReq, Commit, CommitReq, End, EndReq, Fence, FenceReq, Get, GetReq, Scan, ScanReq,
 };
 use crate::KvError;
 use crate::batch::{CommitInfo, CommitRequest, Version};
@@ -24,15 +25,16 @@ use crate::key::{KeyRange, KeyValue};
 /// Time for one call.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a commit without an answer is asked after, and the pause between two attempts.
-const FENCE_TIME: Duration = Duration::from_secs(30);
-const FENCE_PAUSE: Duration = Duration::from_millis(100);
+/// Pause between two attempts to ask after a commit that has no answer.
+const FENCE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A database served by another process.
 pub(crate) struct RemoteStore {
     env: Env,
     rpc: Arc<Client>,
     endpoint: Endpoint,
+    /// Name of this store towards the server, for a fair share of what that holds.
+    name: u64,
 }
 
 /// A view held by the other process.
@@ -40,13 +42,16 @@ pub(crate) struct RemoteView {
     store: Arc<RemoteStore>,
     id: u64,
     version: Version,
+    /// From then on the server refuses commits of it.
+    ends: Instant,
     /// The other process was told.
     ended: AtomicBool,
 }
 
 impl RemoteStore {
     pub(crate) fn new(env: Env, rpc: Arc<Client>, endpoint: Endpoint) -> Self {
-        RemoteStore { env, rpc, endpoint }
+        let name = env.random_u64();
+        RemoteStore { env, rpc, endpoint, name }
     }
 
     async fn call<M: Method>(&self, req: &M::Req) -> Result<M::Rsp, Status> {
@@ -59,11 +64,12 @@ impl RemoteStore {
     }
 
     pub(crate) async fn view(self: &Arc<Self>) -> Result<RemoteView, KvError> {
-        let info = self.read::<Begin>(&Nothing {}).await?;
+        let info = self.read::<Begin>(&BeginReq { client: self.name }).await?;
         Ok(RemoteView {
             store: self.clone(),
             id: info.view,
             version: info.version,
+            ends: Instant::now() + VIEW_AGE_MAX,
             ended: AtomicBool::new(false),
         })
     }
@@ -87,27 +93,30 @@ impl RemoteStore {
     }
 
     /// Commits. [`KvError::MaybeCommitted`] is an answer about the past, as FoundationDB's is: the commit does not arrive
-    /// later and undo what came after it, unless the server cannot be reached for long.
+    /// later and undo what came after it. That is known from a fence, or from the age of the transaction, which the
+    /// server refuses then; so it takes no longer than a transaction may, and than a call.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         view: Option<&RemoteView>,
         mut request: CommitRequest,
     ) -> Result<CommitInfo, KvError> {
-        // Only what has a read version can be kept out.
-        let own = if view.is_none() { Some(self.view().await?) } else { None };
-        let view = view.or(own.as_ref());
-        request.read_version = view.map(RemoteView::version);
+        // Only what has a view can be kept out.
+        let view = match view {
+            Some(view) => view,
+            None => &self.view().await?,
+        };
+        request.read_version = Some(view.version);
         let fence = self.env.random_u64().max(1);
-        let req = CommitReq::new(request, view.map_or(0, |view| view.id), fence);
-        let rsp = self.call::<Commit>(&req).await;
-        if let (Ok(_), Some(view)) = (&rsp, view) {
-            view.ended.store(true, Ordering::Relaxed);
-        }
-        match rsp.map_err(|error| error_of(error, |_| KvError::MaybeCommitted)) {
-            Ok(rsp) => Ok(rsp.info()),
+        let req = CommitReq::new(request, view.id, fence);
+        match self.call::<Commit>(&req).await {
+            Ok(rsp) => {
+                view.ended.store(true, Ordering::Relaxed);
+                Ok(rsp.info())
+            }
             Err(error) => {
+                let error = error_of(error, |_| KvError::MaybeCommitted);
                 if error == KvError::MaybeCommitted {
-                    self.fence(fence).await;
+                    self.fence(fence, view.ends).await;
                 }
                 Err(error)
             }
@@ -115,14 +124,18 @@ impl RemoteStore {
     }
 
     /// Waits until a commit has arrived or cannot any more.
-    async fn fence(&self, fence: u64) {
-        let begun = Instant::now();
-        while let Err(error) = self.call::<Fence>(&FenceReq { fence }).await {
-            if begun.elapsed() >= FENCE_TIME {
-                tracing::warn!(%error, "a commit without an answer may still arrive");
+    async fn fence(&self, fence: u64, ends: Instant) {
+        loop {
+            let left = ends.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return;
             }
-            sleep(FENCE_PAUSE).await;
+            let options = CallOptions::timeout(left);
+            let req = FenceReq { fence };
+            if self.rpc.call_endpoint::<Fence>(&self.endpoint, &req, &options).await.is_ok() {
+                return;
+            }
+            sleep(FENCE_PAUSE.min(left)).await;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Messages between a remote database's two halves. Between Valor processes of one release only.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use valor_protocol::Method;
 use valor_wire::Wire;
 
@@ -18,6 +19,12 @@ pub const SERVICE: &str = "ValorKv";
 /// An empty message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Wire)]
 pub(crate) struct Nothing {}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Wire)]
+pub(crate) struct BeginReq {
+    /// The sender's name for itself.
+    pub(crate) client: u64,
+}
 
 /// A version the server keeps readable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Wire)]
@@ -88,7 +95,7 @@ const SET_VERSIONSTAMPED: u8 = 3;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Wire)]
 pub(crate) struct CommitReq {
-    /// View to end, 0 for none.
+    /// View to end. Must be one that the server still holds.
     pub(crate) view: u64,
     /// A name by which the sender can keep this commit out later. Counts as read.
     pub(crate) fence: u64,
@@ -131,7 +138,7 @@ macro_rules! methods {
 }
 
 methods! {
-    Begin = 1 "begin" (Nothing) -> ViewInfo;
+    Begin = 1 "begin" (BeginReq) -> ViewInfo;
     End = 2 "end" (EndReq) -> Nothing;
     Get = 3 "get" (GetReq) -> GetRsp;
     Scan = 4 "scan" (ScanReq) -> ScanRsp;
@@ -183,7 +190,9 @@ impl CommitReq {
     }
 
     /// Checks what another process sent and brings it into the form that commits have.
-    pub(crate) fn check(self) -> Result<CommitRequest, KvError> {
+    ///
+    /// `ends` is the time from which on it must not take effect.
+    pub(crate) fn check(self, ends: Option<Instant>) -> Result<CommitRequest, KvError> {
         use crate::key::{MAX_TRANSACTION, check_stamped, check_value, check_writable, coalesce};
         let mut overlay = Overlay::default();
         let mut size = 0;
@@ -224,6 +233,7 @@ impl CommitReq {
         let mutations = overlay.mutations();
         Ok(CommitRequest {
             read_version: self.read_version,
+            ends,
             read_conflicts: coalesce(read_conflicts),
             write_conflicts: write_ranges(&mutations, write_conflicts),
             mutations,

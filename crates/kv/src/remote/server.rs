@@ -1,8 +1,6 @@
 //! The half that serves a database.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -11,18 +9,17 @@ use valor_rpc::Router;
 use valor_wire::Status;
 
 use super::protocol::{
-    Begin, Commit, CommitReq, CommitRsp, End, EndReq, Entry, Fence, FenceReq, Get, GetReq, GetRsp, Nothing,
-    SERVICE, SERVICE_ID, Scan, ScanReq, ScanRsp, ViewInfo,
+    Begin, BeginReq, Commit, CommitReq, CommitRsp, End, EndReq, Entry, Fence, FenceReq, Get, GetReq, GetRsp,
+    Nothing, SERVICE, SERVICE_ID, Scan, ScanReq, ScanRsp, ViewInfo,
 };
+use super::views::{Held, Views};
 use crate::batch::CommitRequest;
 use crate::key::{KeyRange, check_range, check_readable};
 use crate::store::{Store, View};
 use crate::{Database, KvError};
 
 /// Views held for remote transactions at a time.
-const VIEWS_MAX: usize = 256;
-/// A view unused for this long makes room for another one.
-const IDLE_MAX: Duration = Duration::from_secs(10);
+const VIEWS_MAX: usize = 1024;
 /// Entries in one answer.
 const SCAN_ENTRIES_MAX: u32 = 1024;
 /// Bytes of keys and values in one answer, beyond which it ends after the entry it has reached.
@@ -31,13 +28,15 @@ const SCAN_BYTES_MAX: usize = 1 << 20;
 /// The service through which other processes run transactions on `db`.
 pub fn router(db: Database) -> Router {
     let (env, store) = db.into_parts();
-    let server = Arc::new(Server { env, store, views: Mutex::default() });
+    let server = Arc::new(Server { env, store, views: Mutex::new(Views::new(VIEWS_MAX)) });
     let with = |server: &Arc<Server>| Arc::clone(server);
     let (begin, end, get, scan, commit, fence) =
         (with(&server), with(&server), with(&server), with(&server), with(&server), with(&server));
     Router::new(SERVICE_ID, SERVICE)
-        .method::<Begin, _, _>(move |_, _| answer(begin.clone(), async |server| server.begin().await))
-        .method::<End, _, _>(move |_, req| answer(end.clone(), async move |server| server.end(&req)))
+        .method::<Begin, _, _>(move |_, req| {
+            answer(begin.clone(), async move |server| server.begin(&req).await)
+        })
+        .method::<End, _, _>(move |_, req| answer(end.clone(), async move |server| Ok(server.end(&req))))
         .method::<Get, _, _>(move |_, req| answer(get.clone(), async move |server| server.get(req).await))
         .method::<Scan, _, _>(move |_, req| answer(scan.clone(), async move |server| server.scan(req).await))
         .method::<Commit, _, _>(move |_, req| {
@@ -58,42 +57,27 @@ async fn answer<T>(
 struct Server {
     env: Env,
     store: Store,
-    views: Mutex<HashMap<u64, Held>>,
-}
-
-struct Held {
-    view: Arc<View>,
-    used: Instant,
+    views: Mutex<Views>,
 }
 
 impl Server {
-    async fn begin(&self) -> Result<ViewInfo, KvError> {
+    async fn begin(&self, req: &BeginReq) -> Result<ViewInfo, KvError> {
+        let begun = Instant::now();
         let view = Arc::new(self.store.view().await?);
         let version = view.version();
-        let mut views = self.views.lock();
-        if views.len() >= VIEWS_MAX {
-            views.retain(|_, held| held.used.elapsed() < IDLE_MAX);
-        }
-        if views.len() >= VIEWS_MAX {
-            return Err(KvError::Retryable("too many remote transactions".into()));
-        }
-        // Random, so that a client that outlives a restart does not meet a stranger's view; 0 means none.
-        let id = self.env.random_u64().max(1);
-        views.insert(id, Held { view, used: Instant::now() });
+        // Random, so that a client that outlives a restart does not meet a stranger's view.
+        let id = self.env.random_u64();
+        self.views.lock().insert(id, Held { view, client: req.client, begun });
         Ok(ViewInfo { view: id, version })
     }
 
-    fn end(&self, req: &EndReq) -> Result<Nothing, KvError> {
-        self.views.lock().remove(&req.view);
-        Ok(Nothing {})
+    fn end(&self, req: &EndReq) -> Nothing {
+        self.views.lock().remove(req.view);
+        Nothing {}
     }
 
     fn view(&self, id: u64) -> Result<Arc<View>, KvError> {
-        let mut views = self.views.lock();
-        // Given up for another one, or this process was restarted.
-        let held = views.get_mut(&id).ok_or(KvError::TooOld)?;
-        held.used = Instant::now();
-        Ok(held.view.clone())
+        self.views.lock().get(id).map(|held| held.view.clone())
     }
 
     async fn get(&self, req: GetReq) -> Result<GetRsp, KvError> {
@@ -127,8 +111,9 @@ impl Server {
     }
 
     async fn commit(&self, req: CommitReq) -> Result<CommitRsp, KvError> {
-        self.end(&EndReq { view: req.view })?;
-        let request = req.check()?;
+        // The end counts when the commit takes effect, which may have to wait for the disk.
+        let held = self.views.lock().remove(req.view).ok_or(KvError::TooOld)?;
+        let request = req.check(Some(held.ends()))?;
         Ok(CommitRsp { version: self.store.commit(None, request).await?.version })
     }
 }

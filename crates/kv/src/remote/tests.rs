@@ -7,7 +7,7 @@ use valor_env::{Endpoint, Env};
 use valor_rpc::{CallOptions, Client, ClientConfig, Router, Server, ServerConfig, ServerHandle};
 use valor_wire::Status;
 
-use super::protocol::{Begin, Commit, CommitReq, Fence, FenceReq, Nothing, Range, ViewInfo, WriteMessage};
+use super::protocol::{Begin, BeginReq, Commit, CommitReq, Fence, FenceReq, Range, ViewInfo, WriteMessage};
 use crate::batch::Mutation;
 use crate::key::METADATA_VERSION_KEY;
 use crate::{Database, KvError};
@@ -21,7 +21,7 @@ fn range(begin: &'static str, end: &'static str) -> Range {
 }
 
 fn check(req: CommitReq) -> Result<Vec<Mutation>, KvError> {
-    req.check().map(|request| request.mutations)
+    req.check(None).map(|request| request.mutations)
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn writes_are_brought_into_order() {
     ];
     let req =
         CommitReq { writes, read_conflicts: vec![range("x", "z"), range("a", "y")], ..CommitReq::default() };
-    let request = req.check().unwrap();
+    let request = req.check(None).unwrap();
     assert_eq!(
         request.mutations,
         [Mutation::ClearRange(crate::KeyRange::new("a", "c")), Mutation::Clear { key: "c".into() },]
@@ -119,18 +119,62 @@ async fn a_commit_that_was_fenced_off_does_not_arrive_later() {
     let _server = serve(super::router(db.clone()), &socket);
     let rpc = Client::new(Env::real(), ClientConfig::default());
     let options = CallOptions::default();
-    let begun = rpc.call_endpoint::<Begin>(&socket, &Nothing {}, &options).await.unwrap();
-    let commit = |fence| CommitReq {
+    let begin =
+        async || rpc.call_endpoint::<Begin>(&socket, &BeginReq { client: 1 }, &options).await.unwrap();
+    let commit = |begun: &ViewInfo, fence| CommitReq {
         view: begun.view,
         fence,
         read_version: Some(begun.version),
         writes: vec![write(0, b"k", b"v", 0)],
         ..CommitReq::default()
     };
+    let (first, second) = (begin().await, begin().await);
     rpc.call_endpoint::<Fence>(&socket, &FenceReq { fence: 7 }, &options).await.unwrap();
-    let late = rpc.call_endpoint::<Commit>(&socket, &commit(7), &options).await.unwrap_err();
+    let late = rpc.call_endpoint::<Commit>(&socket, &commit(&first, 7), &options).await.unwrap_err();
     assert_eq!(late.code, KvError::Conflict.code());
     assert_eq!(db.begin().get("k").await.unwrap(), None);
-    rpc.call_endpoint::<Commit>(&socket, &commit(8), &options).await.unwrap();
+    rpc.call_endpoint::<Commit>(&socket, &commit(&second, 8), &options).await.unwrap();
     assert_eq!(db.begin().get("k").await.unwrap(), Some("v".into()), "another is not concerned");
+}
+
+#[tokio::test]
+async fn a_commit_that_is_too_old_does_not_take_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = Endpoint::Unix(dir.path().join("kv.sock"));
+    let db = Database::memory(Env::real());
+    let _server = serve(super::router(db.clone()), &socket);
+    let rpc = Client::new(Env::real(), ClientConfig::default());
+    let remote = Database::remote(Env::real(), rpc, socket);
+    let (tx, other) = (remote.begin(), remote.begin());
+    for tx in [&tx, &other] {
+        tx.get("k").await.unwrap();
+        tx.set("k", "v");
+    }
+    tokio::time::pause();
+    tokio::time::advance(super::VIEW_AGE_MAX).await;
+    tokio::time::resume();
+    assert_eq!(tx.get("other").await, Err(KvError::TooOld));
+    assert_eq!(other.commit().await, Err(KvError::TooOld));
+    assert_eq!(db.begin().get("k").await.unwrap(), None);
+}
+
+/// Nobody answers any more: the caller is not held up for longer than the commit could still take effect.
+#[tokio::test]
+async fn a_commit_without_a_server_is_given_up_with_its_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = Endpoint::Unix(dir.path().join("kv.sock"));
+    let silent = Router::new(super::SERVICE_ID, super::SERVICE)
+        .method::<Begin, _, _>(async |_, _| Ok(ViewInfo { view: 1, version: 0 }))
+        .method::<Commit, _, _>(|_, _| std::future::pending())
+        .method::<Fence, _, _>(|_, _| std::future::pending());
+    let _server = serve(silent, &socket);
+    let rpc = Client::new(Env::real(), ClientConfig::default());
+    let db = Database::remote(Env::real(), rpc, socket);
+    let tx = db.begin();
+    tx.read_version().await.unwrap();
+    tx.set("k", "v");
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(tx.commit().await, Err(KvError::MaybeCommitted));
+    assert!(begun.elapsed() <= super::VIEW_AGE_MAX + super::VIEW_AGE_MAX / 10, "{:?}", begun.elapsed());
 }

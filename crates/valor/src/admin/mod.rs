@@ -16,6 +16,7 @@ use crate::up;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use valor_client::mgmtd::{Identity, MgmtdClient, MgmtdClientConfig};
 use valor_env::{Endpoint, Env};
 use valor_kv::Database;
 use valor_protocol::Method;
@@ -35,7 +36,8 @@ pub struct AdminArgs {
     /// A cluster of this machine: the directory given to `valor up`.
     #[arg(long, global = true, default_value_os_t = up::default_data_dir())]
     pub data_dir: PathBuf,
-    /// Another cluster: the address of a manager, for example TCP://10.0.0.1:8000 (with --cluster-id).
+    /// Another cluster: the address of a manager, for example TCP://10.0.0.1:8000 (with --cluster-id). May be given
+    /// several times; the primary is found from any of them.
     #[arg(long, global = true, requires = "cluster_id")]
     pub mgmtd: Vec<String>,
     /// Name of the other cluster.
@@ -103,6 +105,7 @@ pub struct Admin {
     pub rpc: Arc<Client>,
     pub cluster_id: String,
     pub mgmtd: Vec<Address>,
+    managers: Arc<MgmtdClient>,
     pub user: UserInfo,
     pub json: bool,
     /// Data directory of a cluster on this machine.
@@ -126,27 +129,29 @@ impl Admin {
             token: args.token.clone().unwrap_or_default(),
             ..UserInfo::default()
         };
-        Ok(Self { env, rpc, cluster_id, mgmtd, user, json: args.json, local })
+        let config = MgmtdClientConfig {
+            mgmtd_server_addresses: mgmtd.iter().map(ToString::to_string).collect(),
+            enable_auto_refresh: false,
+            rpc_timeout: valor_config::Duration::new(CALL_TIMEOUT),
+            ..MgmtdClientConfig::for_admin()
+        };
+        let identity = Identity::observer(cluster_id.clone(), user.clone());
+        let managers = MgmtdClient::start(env.clone(), Arc::clone(&rpc), config, identity);
+        Ok(Self { env, rpc, cluster_id, mgmtd, managers, user, json: args.json, local })
     }
 
-    /// A call to the primary manager, whichever of the known ones it is.
+    /// A call to the primary manager, whichever it is.
     ///
     /// # Errors
     /// A message for the user.
     pub async fn manager<M: Method>(&self, request: &M::Req) -> Result<M::Rsp, String> {
-        let mut last = String::from("no manager address known");
-        for address in &self.mgmtd {
-            match self.rpc.call::<M>(*address, request, &CallOptions::timeout(CALL_TIMEOUT)).await {
-                Ok(reply) => return Ok(reply),
-                Err(status)
-                    if status::is_rpc(status.code) || status.code == status::code::MGMTD_NOT_PRIMARY =>
-                {
-                    last = format!("manager {address}: {}", status::describe(&status));
-                }
-                Err(status) => return Err(format!("{}: {}", M::NAME, status::describe(&status))),
-            }
-        }
-        Err(format!("{last}; is the cluster running?"))
+        use status::code::{MGMTD_CLIENT_PRIMARY_MGMTD_NOT_FOUND, MGMTD_NOT_PRIMARY};
+        self.managers.call::<M>(request).await.map_err(|status| {
+            let unreached = status::is_rpc(status.code)
+                || [MGMTD_CLIENT_PRIMARY_MGMTD_NOT_FOUND, MGMTD_NOT_PRIMARY].contains(&status.code);
+            let hint = if unreached { "; is the cluster running?" } else { "" };
+            format!("{}: {}{hint}", M::NAME, status::describe(&status))
+        })
     }
 
     /// What the managers say of nodes, chains and targets.
@@ -195,17 +200,21 @@ impl Admin {
     /// # Errors
     /// A message for the user.
     pub fn metadata(&self) -> Result<Database, String> {
-        let process = self.local.as_deref().map_or(Ok("meta"), up::meta_database)?;
-        self.database(process)
+        self.database(|stores| stores.metadata)
     }
 
-    /// A database of this machine's cluster: `mgmtd` or `meta`.
+    /// The database with the users of this machine's cluster.
     ///
     /// # Errors
     /// A message for the user.
-    pub fn database(&self, process: &str) -> Result<Database, String> {
+    pub fn users(&self) -> Result<Database, String> {
+        self.database(|stores| stores.manager)
+    }
+
+    fn database(&self, which: impl Fn(&up::Stores) -> &'static str) -> Result<Database, String> {
         let dir =
             self.local.as_ref().ok_or("this command works on a cluster of this machine only (--data-dir)")?;
+        let process = which(&up::local_stores(dir)?);
         let socket = dir.join(process).join("kv.sock");
         if !running(&dir.join(process)) {
             return Err(format!(

@@ -36,7 +36,7 @@ pub enum Command {
 }
 
 pub async fn run(admin: &Admin, command: Command) -> Result<(), String> {
-    let users = UserStore::new(admin.env.clone(), admin.database("mgmtd")?, || Ttls {
+    let users = UserStore::new(admin.env.clone(), admin.users()?, || Ttls {
         exist: Duration::ZERO,
         inexist: Duration::ZERO,
     });

@@ -1,25 +1,22 @@
 //! `valor meta`: the metadata service's process.
 
-use super::mgmtd::{apply_pushed, config_status, open_database, serve_database};
+use super::mgmtd::{apply_pushed, config_status};
 use super::{Process, Profile, ServeArgs};
 use crate::overrides::Overrides;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use valor_client::file::FileIo;
 use valor_client::mgmtd::{Identity, MgmtdClient, MgmtdClientConfig, Role};
 use valor_client::storage::{StorageClient, StorageClientConfig};
 use valor_config::{Live, Part, Pushable, Tree};
-use valor_daemon::BaseConfig;
-use valor_env::Endpoint;
+use valor_daemon::{BaseConfig, KvEngineConfig};
 use valor_kv::Database;
 use valor_meta::{Deps, Meta};
 use valor_protocol::app::ClientId;
 use valor_protocol::meta::Layout;
 use valor_protocol::mgmtd::{HeartbeatDetail, NodeType};
 use valor_protocol::{ChainTableId, NodeId};
-use valor_rpc::ServerHandle;
 use valor_wire::{UtcTime, Uuid};
 
 /// How long to wait for routing information at start.
@@ -39,22 +36,23 @@ struct Sections {
     meta: valor_meta::Config,
     mgmtd_client: MgmtdClientConfig,
     storage_client: StorageClientConfig,
+    kv_engine: KvEngineConfig,
 }
 
 impl Tree for Main {
-    const COLD: &'static [&'static str] = &["server.base"];
+    const COLD: &'static [&'static str] = &["server.base", "server.kv_engine"];
     const IGNORED: &'static [&'static str] = &[
         "common",
         "server.base.thread_pool",
         "server.base.independent_thread_pool",
         "server.background_client",
         "server.fdb",
-        "server.kv_engine",
         "server.use_memkv",
     ];
     const PARTS: &'static [Part] = &[
         Part::of::<valor_meta::Config>("server.meta"),
         Part::lists("server.mgmtd_client", MgmtdClientConfig::COLD, MgmtdClientConfig::IGNORED),
+        Part::lists("server.kv_engine", &[], KvEngineConfig::IGNORED),
         Part::lists("server.storage_client", StorageClientConfig::COLD, StorageClientConfig::IGNORED),
     ];
 
@@ -71,7 +69,8 @@ pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
     let process = Process::prepare("meta", args, overrides)?;
     let live = process.main_config(base(&process), Some(NodeType::Meta)).await?;
     let groups = process.bind(&live.get().server.base, "MetaSerde", 8000, 9000)?;
-    let (db, kv) = database(&process)?;
+    let shared = live.get().server.kv_engine.clone();
+    let (db, kv) = super::kv::database(&process, shared.shared())?;
     if let Some(text) = &process.args.init_root_layout {
         let layout = root_layout(text)?;
         let now = UtcTime(process.env.utc_now().0);
@@ -100,20 +99,6 @@ pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
         kv.stop(Duration::ZERO).await;
     }
     Ok(())
-}
-
-/// The process's own database, which it also serves, or another process's.
-fn database(process: &Process) -> Result<(Database, Option<ServerHandle>), String> {
-    if let Some(socket) = &process.args.kv {
-        return Ok((remote(process, socket.clone()), None));
-    }
-    let db = open_database(process)?;
-    let served = serve_database(process, db.clone())?;
-    Ok((db, Some(served)))
-}
-
-fn remote(process: &Process, socket: PathBuf) -> Database {
-    Database::remote(process.env.clone(), Arc::clone(&process.rpc), Endpoint::Unix(socket))
 }
 
 fn base(process: &Process) -> Main {
@@ -171,7 +156,7 @@ fn deps(
             client.set_config(main.server.storage_client.clone());
         }
     });
-    let users = valor_meta::user_store(process.env.clone(), users_database(process, &db), part);
+    let users = valor_meta::user_store(process.env.clone(), users_database(process, live, &db), part);
     Deps {
         db,
         users,
@@ -182,12 +167,12 @@ fn deps(
 }
 
 /// Users are in mgmtd's database; on one machine that is reached through its socket beside our directory.
-fn users_database(process: &Process, own: &Database) -> Database {
+fn users_database(process: &Process, live: &Live<Main>, own: &Database) -> Database {
     let socket = process.args.dir.join("../mgmtd/kv.sock");
-    if process.args.kv.is_some() || !socket.exists() {
+    if live.get().server.kv_engine.shared().is_some() || !socket.exists() {
         return own.clone();
     }
-    remote(process, socket)
+    super::kv::remote(process, &socket)
 }
 
 fn root_layout(text: &str) -> Result<Layout, String> {

@@ -6,12 +6,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use valor_config::{Part, PushStatus, Pushable, Tree};
 use valor_daemon::BaseConfig;
-use valor_env::Endpoint;
-use valor_kv::{Database, Durability};
 use valor_mgmtd::{Hooks, Identity, Mgmtd};
 use valor_protocol::app::ConfigStatus;
 use valor_protocol::mgmtd::{ConfigInfo, NodeType};
-use valor_rpc::{Server, ServerConfig};
 use valor_wire::Status;
 
 /// Main configuration (3FS `src/mgmtd/MgmtdServer.h`).
@@ -43,9 +40,8 @@ impl Tree for Main {
 /// # Errors
 /// A message for the user.
 pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
-    super::refuse_kv(&args)?;
     let process = Process::prepare("mgmtd", args, overrides)?;
-    let db = open_database(&process)?;
+    let (db, kv) = super::kv::database(&process, process.launcher.kv_engine.shared())?;
     let stored = valor_mgmtd::offline::latest_config(&db, NodeType::Mgmtd)
         .await
         .map_err(|status| format!("stored configuration: {status}"))?;
@@ -69,52 +65,19 @@ pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
         process.env.clone(),
         source,
         identity,
-        db.clone(),
+        db,
         Arc::clone(&process.rpc),
         hooks(Arc::clone(&live) as Arc<dyn Pushable>),
     )
     .map_err(|status| status.to_string())?;
-    let kv = serve_database(&process, db)?;
     let serving = process.serve(&groups, 1, mgmtd.router(), live).await?;
     process.stop.triggered().await;
     serving.stop().await;
     mgmtd.stop().await;
-    kv.stop(std::time::Duration::ZERO).await;
-    Ok(())
-}
-
-/// Opens the process's embedded database.
-///
-/// # Errors
-/// A message naming the directory.
-pub fn open_database(process: &Process) -> Result<Database, String> {
-    let durability = match process.args.sync.as_str() {
-        "always" => Durability::Always,
-        "process" => Durability::Process,
-        other => return Err(format!("--sync must be `always` or `process`, not `{other}`")),
-    };
-    let path = process.args.dir.join("kv");
-    Database::open(process.env.clone(), &path, durability)
-        .map_err(|error| format!("database {}: {error}", path.display()))
-}
-
-/// Serves the database to administrators of this machine through a UNIX socket that only this user can open.
-///
-/// # Errors
-/// A message naming the socket.
-pub fn serve_database(process: &Process, db: Database) -> Result<valor_rpc::ServerHandle, String> {
-    use std::os::unix::fs::PermissionsExt;
-    let path = process.args.dir.join("kv.sock");
-    let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
-    if path.exists() {
-        std::fs::remove_file(&path).map_err(wrong)?;
+    if let Some(kv) = kv {
+        kv.stop(std::time::Duration::ZERO).await;
     }
-    let handle = Server::builder(process.env.clone(), ServerConfig::default())
-        .service(valor_kv::remote::router(db))
-        .listen(&[Endpoint::Unix(path.clone())])
-        .map_err(wrong)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(wrong)?;
-    Ok(handle)
+    Ok(())
 }
 
 fn hooks(live: Arc<dyn Pushable>) -> Hooks {

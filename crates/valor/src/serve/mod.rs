@@ -1,5 +1,6 @@
 //! The server processes. What they share: flags, node-local files, the process lock, listening, stopping.
 
+pub mod kv;
 pub mod meta;
 pub mod mgmtd;
 pub mod storage;
@@ -45,7 +46,7 @@ pub enum Profile {
 }
 
 /// Flags of a server process, 3FS's names where it has them.
-#[derive(clap::Args, Debug, Clone)]
+#[derive(clap::Args, Debug, Clone, Default)]
 pub struct ServeArgs {
     /// Node-local file with `node_id`.
     #[arg(long, alias = "app_cfg", value_name = "FILE")]
@@ -68,10 +69,6 @@ pub struct ServeArgs {
     /// What the embedded database has on disk before a commit is acknowledged: `always` or `process`.
     #[arg(long, default_value = "always")]
     pub sync: String,
-    /// Metadata servers: use the database that another process of this machine serves on this socket (the `kv.sock` in
-    /// its directory) in place of one of its own. Several share a database that way.
-    #[arg(long, value_name = "SOCKET")]
-    pub kv: Option<PathBuf>,
     /// Serve Prometheus metrics on this address.
     #[arg(long, value_name = "IP:PORT")]
     pub metrics: Option<SocketAddr>,
@@ -111,7 +108,8 @@ impl Process {
         if app.node_id == 0 {
             return Err("`node_id` is not set: give --app_cfg FILE or --app_config.node_id=NUMBER".into());
         }
-        Self::prepare_with(name, args, overrides, app)
+        let launcher = launcher(&args, &overrides)?;
+        Self::prepare_with(name, args, overrides, app, launcher)
     }
 
     /// The same for a process that is no node.
@@ -119,7 +117,17 @@ impl Process {
     /// # Errors
     /// A message for the user.
     pub fn prepare_client(name: &str, args: ServeArgs, overrides: Overrides) -> Result<Self, String> {
-        Self::prepare_with(name, args, overrides, AppConfig::default())
+        let launcher = launcher(&args, &overrides)?;
+        Self::prepare_with(name, args, overrides, AppConfig::default(), launcher)
+    }
+
+    /// The same for a process that knows no cluster.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn prepare_store(name: &str, args: ServeArgs) -> Result<Self, String> {
+        let (app, launcher) = (AppConfig::default(), LauncherConfig::default());
+        Self::prepare_with(name, args, Overrides::default(), app, launcher)
     }
 
     fn prepare_with(
@@ -127,19 +135,8 @@ impl Process {
         args: ServeArgs,
         overrides: Overrides,
         app: AppConfig,
+        launcher: LauncherConfig,
     ) -> Result<Self, String> {
-        let launcher = read(
-            LauncherConfig::default(),
-            args.launcher_cfg.as_deref(),
-            &overrides.launcher,
-            "launcher_config",
-        )?;
-        if launcher.cluster_id.is_empty() {
-            return Err(
-                "`cluster_id` is not set: give --launcher_cfg FILE or --launcher_config.cluster_id=NAME"
-                    .into(),
-            );
-        }
         create_dir(&args.dir).map_err(|error| format!("--dir {}: {error}", args.dir.display()))?;
         let lock = try_lock_file(&args.dir.join("process.lock"))?;
         raise_file_limit();
@@ -369,17 +366,20 @@ pub fn parse_addresses(texts: &[String]) -> Result<Vec<Address>, String> {
         .collect()
 }
 
-/// For processes that do not share a database.
-///
-/// # Errors
-/// A message naming the flag, if it was given.
-pub fn refuse_kv(args: &ServeArgs) -> Result<(), String> {
-    if args.kv.is_some() { Err("`--kv` is for metadata servers only".into()) } else { Ok(()) }
-}
-
 /// The user that a process acts as towards mgmtd.
 pub fn root_user() -> UserInfo {
     UserInfo::default()
+}
+
+fn launcher(args: &ServeArgs, overrides: &Overrides) -> Result<LauncherConfig, String> {
+    let (path, list) = (args.launcher_cfg.as_deref(), &overrides.launcher);
+    let launcher = read(LauncherConfig::default(), path, list, "launcher_config")?;
+    if launcher.cluster_id.is_empty() {
+        return Err(
+            "`cluster_id` is not set: give --launcher_cfg FILE or --launcher_config.cluster_id=NAME".into()
+        );
+    }
+    Ok(launcher)
 }
 
 fn read<T: Tree>(base: T, path: Option<&Path>, list: &[(String, String)], flag: &str) -> Result<T, String> {

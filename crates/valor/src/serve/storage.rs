@@ -50,7 +50,6 @@ impl Tree for Main {
 /// # Errors
 /// A message for the user.
 pub async fn run(args: ServeArgs, overrides: Overrides) -> Result<(), String> {
-    super::refuse_kv(&args)?;
     let process = Process::prepare("storage", args, overrides)?;
     let live = process.main_config(base(&process), Some(NodeType::Storage)).await?;
     let config = live.get();

@@ -6,12 +6,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use valor_client::mgmtd::{Identity, MgmtdClient, MgmtdClientConfig};
+use valor_env::Env;
 use valor_protocol::Method;
 use valor_protocol::address::{Address, AddressType};
 use valor_protocol::mgmtd::{self, NodeStatus, PublicTargetState, RoutingInfo, methods};
 use valor_protocol::storage;
+use valor_protocol::user::UserInfo;
 use valor_protocol::{ChainId, ChainTableId, NodeId, RoutingInfoVersion, TargetId};
-use valor_rpc::{CallOptions, Client};
+use valor_rpc::{CallOptions, Client, ClientConfig};
 use valor_wire::Status;
 
 /// The one chain table of a local cluster.
@@ -22,6 +25,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Talks to the processes of a local cluster.
 pub struct Bootstrap {
     rpc: Arc<Client>,
+    managers: Arc<MgmtdClient>,
     plan: Plan,
 }
 
@@ -39,18 +43,28 @@ impl fmt::Display for Stuck {
 }
 
 impl Bootstrap {
-    pub fn new(rpc: Arc<Client>, plan: Plan) -> Self {
-        Self { rpc, plan }
+    pub fn new(env: Env, plan: Plan) -> Self {
+        let rpc = Client::new(env.clone(), ClientConfig::default());
+        let config = MgmtdClientConfig {
+            mgmtd_server_addresses: plan.mgmtds().iter().map(|m| local(m.ports[0]).to_string()).collect(),
+            enable_auto_refresh: false,
+            rpc_timeout: valor_config::Duration::new(CALL_TIMEOUT),
+            ..MgmtdClientConfig::for_admin()
+        };
+        let identity = Identity::observer(plan.cluster_id.clone(), UserInfo::default());
+        let managers = MgmtdClient::start(env, Arc::clone(&rpc), config, identity);
+        Self { rpc, managers, plan }
     }
 
-    /// Waits until mgmtd leads, then until every server has reported to it.
+    /// Waits until a manager leads, then until every server has reported to it, other managers too.
     pub async fn wait_for_servers(&self, deadline: Instant) -> Result<(), Stuck> {
-        let metas = self.plan.metas().into_iter().map(|(_, node, _)| node);
-        let wanted: Vec<NodeId> = self.plan.storage_node_ids().chain(metas).map(NodeId).collect();
+        let servers = self.plan.mgmtds().into_iter().chain(self.plan.metas()).map(|server| server.node_id);
+        let wanted: Vec<NodeId> = self.plan.storage_node_ids().chain(servers).map(NodeId).collect();
+        let there = [NodeStatus::HeartbeatConnected, NodeStatus::PrimaryMgmtd];
         self.wait_for("starting the servers", deadline, |routing| {
             let missing: Vec<_> = wanted
                 .iter()
-                .filter(|id| routing.nodes.get(id).is_none_or(|n| n.status != NodeStatus::HeartbeatConnected))
+                .filter(|id| routing.nodes.get(id).is_none_or(|n| !there.contains(&n.status)))
                 .collect();
             if missing.is_empty() { Ok(()) } else { Err(format!("no heartbeat yet from nodes {missing:?}")) }
         })
@@ -201,7 +215,7 @@ impl Bootstrap {
     }
 
     async fn mgmtd<M: Method>(&self, request: &M::Req) -> Result<M::Rsp, Status> {
-        self.rpc.call::<M>(local(self.plan.ports.mgmtd[0]), request, &options()).await
+        self.managers.call::<M>(request).await
     }
 }
 

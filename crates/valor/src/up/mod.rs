@@ -3,11 +3,13 @@
 mod bootstrap;
 mod loopdev;
 mod plan;
+mod programs;
 mod supervise;
 
 use crate::serve::create_dir;
 use bootstrap::Bootstrap;
 use loopdev::LoopDisk;
+pub use plan::Stores;
 use plan::{Plan, Ports};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
@@ -15,7 +17,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use supervise::{Program, Supervisor};
+use supervise::Supervisor;
 use tokio::time::Instant;
 use valor_config::Size;
 use valor_daemon::Stop;
@@ -38,8 +40,11 @@ pub struct UpArgs {
     /// Number of storage processes.
     #[arg(long)]
     pub storage_nodes: Option<u32>,
-    /// Number of metadata processes. With more than one, they keep their metadata in mgmtd's database, and any of them
-    /// may fail without the mount noticing more than a pause.
+    /// Number of cluster managers, of which one leads. With more than one of them or of metadata processes, one more
+    /// process keeps what all of them know, and any one may fail without the mount noticing more than a pause.
+    #[arg(long)]
+    pub mgmtd_nodes: Option<u32>,
+    /// Number of metadata processes.
     #[arg(long)]
     pub meta_nodes: Option<u32>,
     /// Copies of each chunk, on different storage processes.
@@ -58,7 +63,8 @@ pub struct UpArgs {
     /// a power failure of the machine.
     #[arg(long)]
     pub sync: Option<String>,
-    /// Serve Prometheus metrics on this port (mgmtd) and the following ones (meta, storage..., mount).
+    /// Serve Prometheus metrics on this port and the following ones: the shared store if there is one, mgmtd, storage,
+    /// meta, mount.
     #[arg(long)]
     pub metrics_port: Option<u16>,
     /// Start the servers without mounting.
@@ -123,12 +129,12 @@ async fn start_all(
     supervisor: &mut Supervisor,
     stop: &Stop,
 ) -> Result<Started, String> {
-    for program in programs(args, plan, data_dir) {
+    let servers = programs::servers(args, plan, data_dir);
+    let count = servers.len();
+    for program in servers {
         supervisor.start(program).map_err(|error| format!("cannot start a process: {error}"))?;
     }
-    let env = Env::real();
-    let rpc = valor_rpc::Client::new(env, valor_rpc::ClientConfig::default());
-    let bootstrap = Bootstrap::new(rpc, plan.clone());
+    let bootstrap = Bootstrap::new(Env::real(), plan.clone());
     let deadline = Instant::now() + START_PATIENCE;
     let ready = async {
         bootstrap.wait_for_servers(deadline).await?;
@@ -140,7 +146,7 @@ async fn start_all(
         () = tend_until(supervisor, stop) => return Ok(Started::Stopped),
     }
     if let Some(mount_point) = mount_point {
-        let program = mount_program(args, plan, data_dir, mount_point);
+        let program = programs::mount(args, plan, data_dir, mount_point, count);
         supervisor.start(program).map_err(|error| format!("cannot start the mount: {error}"))?;
         tokio::select! {
             result = wait_for_mount(mount_point, deadline) => {
@@ -238,6 +244,7 @@ fn resume_or_plan(args: &UpArgs, data_dir: &Path) -> Result<Plan, String> {
     };
     if let Some(old) = &old {
         refuse_change("--storage-nodes", args.storage_nodes.map(u64::from), u64::from(old.storage_nodes))?;
+        refuse_change("--mgmtd-nodes", args.mgmtd_nodes.map(u64::from), u64::from(old.mgmtd_nodes))?;
         refuse_change("--meta-nodes", args.meta_nodes.map(u64::from), u64::from(old.meta_nodes))?;
         refuse_change("--replicas", args.replicas.map(u64::from), u64::from(old.replicas))?;
         refuse_change("--chunk-size", args.chunk_size.map(Size::get), u64::from(old.chunk_size))?;
@@ -264,10 +271,13 @@ fn refuse_change(option: &str, wanted: Option<u64>, have: u64) -> Result<(), Str
 
 fn new_plan(args: &UpArgs) -> Plan {
     let storage_nodes = args.storage_nodes.unwrap_or(3);
+    let (mgmtd_nodes, meta_nodes) = (args.mgmtd_nodes.unwrap_or(1), args.meta_nodes.unwrap_or(1));
     Plan {
         cluster_id: format!("valor-{:08x}", Env::real().random_u64() >> 32),
         storage_nodes,
-        meta_nodes: args.meta_nodes.unwrap_or(1),
+        mgmtd_nodes,
+        meta_nodes,
+        shared_store: mgmtd_nodes > 1 || meta_nodes > 1,
         replicas: args.replicas.unwrap_or(storage_nodes.min(3)),
         chunk_size: u32::try_from(args.chunk_size.map_or(1 << 20, Size::get)).unwrap_or(u32::MAX),
         loop_devices: args.loop_devices.unwrap_or(0),
@@ -280,10 +290,12 @@ fn new_plan(args: &UpArgs) -> Plan {
 /// Keeps the remembered ports that are still free, and chooses others for the rest.
 fn keep_free_ports(plan: &mut Plan) -> io::Result<()> {
     plan.ports.storage.resize(plan.storage_nodes as usize, [0; 2]);
-    let mut held = Vec::new();
+    plan.ports.more_mgmtd.resize(plan.mgmtd_nodes.saturating_sub(1) as usize, [0; 2]);
     plan.ports.more_meta.resize(plan.meta_nodes.saturating_sub(1) as usize, [0; 2]);
+    let mut held = Vec::new();
     let ports = [&mut plan.ports.mgmtd, &mut plan.ports.meta]
         .into_iter()
+        .chain(&mut plan.ports.more_mgmtd)
         .chain(&mut plan.ports.more_meta)
         .chain(&mut plan.ports.storage);
     for port in ports.flatten() {
@@ -305,105 +317,12 @@ fn attach_disks(plan: &Plan, data_dir: &Path) -> Result<Vec<LoopDisk>, String> {
     Ok(disks)
 }
 
-/// Directories that hold the targets of storage node `index`.
-fn target_paths(plan: &Plan, data_dir: &Path, index: u32) -> Vec<PathBuf> {
-    if plan.loop_devices == 0 {
-        return vec![data_dir.join(format!("storage-{}", index + 1)).join("targets")];
-    }
-    let per_node = plan.disks_per_node();
-    (0..per_node)
-        .map(|disk| {
-            LoopDisk::new(&data_dir.join("disks"), index * per_node + disk).mount_point().join("targets")
-        })
-        .collect()
-}
-
-fn programs(args: &UpArgs, plan: &Plan, data_dir: &Path) -> Vec<Program> {
-    let mut programs = Vec::new();
-    let mut metrics_port = args.metrics_port;
-    let mut add = |name: String, kind: &str, node: u32, ports: [u16; 2], more: Vec<String>| {
-        let dir = data_dir.join(&name);
-        let mut list = common_args(kind, plan, &dir);
-        list.extend([
-            format!("--app_config.node_id={node}"),
-            format!("--config.server.base.groups={}", groups_toml(ports)),
-            format!("--config.server.base.shards={}", 1),
-        ]);
-        if let Some(port) = metrics_port.as_mut() {
-            list.push(format!("--metrics=127.0.0.1:{port}"));
-            *port = port.saturating_add(1);
-        }
-        list.extend(more);
-        programs.push(program(name, list, &dir));
-    };
-    let sync = format!("{:?}", plan.sync);
-    add("mgmtd".into(), "mgmtd", plan.mgmtd_node(), plan.ports.mgmtd, vec![format!("--sync={}", plan.sync)]);
-    for (index, node) in plan.storage_node_ids().enumerate() {
-        let number = u32::try_from(index).unwrap_or(u32::MAX);
-        let paths: Vec<String> = target_paths(plan, data_dir, number)
-            .iter()
-            .map(|path| format!("{:?}", path.display().to_string()))
-            .collect();
-        let more = vec![
-            format!("--config.server.targets.target_paths=[{}]", paths.join(",")),
-            format!("--config.server.targets.allow_disk_without_uuid=true"),
-            format!("--config.server.sync={sync}"),
-        ];
-        add(format!("storage-{}", index + 1), "storage", node, plan.ports.storage[index], more);
-    }
-    let root_layout = format!("{},{},{}", bootstrap::CHAIN_TABLE.0, plan.chunk_size, plan.stripe_size());
-    let database = match plan.meta_database() {
-        "meta" => format!("--sync={}", plan.sync),
-        other => format!("--kv={}", data_dir.join(other).join("kv.sock").display()),
-    };
-    for (name, node, ports) in plan.metas() {
-        let more = vec![database.clone(), format!("--init-root-layout={root_layout}")];
-        add(name, "meta", node, ports, more);
-    }
-    programs
-}
-
-fn mount_program(args: &UpArgs, plan: &Plan, data_dir: &Path, mount_point: &Path) -> Program {
-    let dir = data_dir.join("mount");
-    let mut list = common_args("mount", plan, &dir);
-    list.push(mount_point.display().to_string());
-    list.extend(args.mount_config.iter().map(|setting| format!("--config.{setting}")));
-    if let Some(port) = args.metrics_port {
-        let offset = u16::try_from(plan.storage_nodes + plan.meta_nodes + 1).unwrap_or(u16::MAX);
-        list.push(format!("--metrics=127.0.0.1:{}", port.saturating_add(offset)));
-    }
-    program("mount".into(), list, &dir)
-}
-
-fn common_args(kind: &str, plan: &Plan, dir: &Path) -> Vec<String> {
-    let mgmtd = format!("[\"TCP://127.0.0.1:{}\"]", plan.ports.mgmtd[0]);
-    vec![
-        kind.to_owned(),
-        "--profile=fast".into(),
-        format!("--dir={}", dir.display()),
-        format!("--follow-parent={}", std::process::id()),
-        format!("--launcher_config.cluster_id={}", plan.cluster_id),
-        format!("--launcher_config.mgmtd_client.mgmtd_server_addresses={mgmtd}"),
-    ]
-}
-
-fn groups_toml(ports: [u16; 2]) -> String {
-    let group = |port: u16| format!("{{network_type=\"LOCAL\",listener={{listen_port={port}}}}}");
-    format!("[{},{}]", group(ports[0]), group(ports[1]))
-}
-
-fn program(name: String, args: Vec<String>, dir: &Path) -> Program {
-    // A missing directory shows as an error of the start itself.
-    let _ = create_dir(dir);
-    let output = dir.join(format!("{name}.out"));
-    Program { name, args, output }
-}
-
 fn greet(args: &UpArgs, plan: &Plan, data_dir: &Path, mount_point: Option<&Path>, took: Duration) {
     println!(
-        "cluster {} is up after {:.1} s: 1 mgmtd, {} meta, {} storage, {} chains of {} replica(s)",
+        "cluster {} is up after {:.1} s: {} mgmtd, {} meta, {} storage, {} chains of {} replica(s)",
         plan.cluster_id,
         took.as_secs_f64(),
+        plan.mgmtd_nodes,
         plan.meta_nodes,
         plan.storage_nodes,
         plan.chains(),
@@ -420,10 +339,9 @@ fn greet(args: &UpArgs, plan: &Plan, data_dir: &Path, mount_point: Option<&Path>
     println!("look around:  valor admin{dir} list-nodes | list-chains | list-targets | stat / | ls /");
     println!("data, logs:   {}", data_dir.display());
     if let Some(port) = args.metrics_port {
-        println!(
-            "metrics:      http://127.0.0.1:{port}/metrics and the following {} ports",
-            plan.storage_nodes + plan.meta_nodes + 1
-        );
+        let mut following = plan.mgmtd_nodes + plan.storage_nodes + plan.meta_nodes - 1;
+        following += u32::from(plan.shared_store) + u32::from(mount_point.is_some());
+        println!("metrics:      http://127.0.0.1:{port}/metrics and the following {following} ports");
     }
     println!("stop:         Ctrl-C, or: valor down{dir}");
 }
@@ -476,15 +394,16 @@ pub async fn down(args: DownArgs) -> Result<(), String> {
 /// A message for the user.
 pub fn local_cluster(data_dir: &Path) -> Result<(String, Vec<valor_protocol::address::Address>), String> {
     let plan = local_plan(data_dir)?;
-    Ok((plan.cluster_id, vec![bootstrap::local(plan.ports.mgmtd[0])]))
+    let managers = plan.mgmtds().iter().map(|server| bootstrap::local(server.ports[0])).collect();
+    Ok((plan.cluster_id, managers))
 }
 
-/// The process of the cluster in a data directory whose database has the metadata.
+/// Which processes of the cluster in a data directory keep what.
 ///
 /// # Errors
 /// A message for the user.
-pub fn meta_database(data_dir: &Path) -> Result<&'static str, String> {
-    local_plan(data_dir).map(|plan| plan.meta_database())
+pub fn local_stores(data_dir: &Path) -> Result<Stores, String> {
+    local_plan(data_dir).map(|plan| plan.stores())
 }
 
 fn local_plan(data_dir: &Path) -> Result<Plan, String> {

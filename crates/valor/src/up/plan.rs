@@ -19,9 +19,17 @@ pub struct Plan {
     pub cluster_id: String,
     /// Number of storage processes.
     pub storage_nodes: u32,
-    /// Number of metadata processes. One has a database of its own; several use mgmtd's.
+    /// Number of managers.
+    #[serde(default = "one")]
+    pub mgmtd_nodes: u32,
+    /// Number of metadata processes.
     #[serde(default = "one")]
     pub meta_nodes: u32,
+    /// Managers and metadata processes keep everything in the store of a process of its own. Otherwise there is one
+    /// manager with its own store, and one metadata process with its own, or several that use the manager's (clusters
+    /// made before there was a process for it).
+    #[serde(default)]
+    pub shared_store: bool,
     /// Targets per chain.
     pub replicas: u32,
     /// Chunk size of new files in bytes: a power of two, 64 KiB to 64 MiB.
@@ -43,6 +51,9 @@ pub struct Plan {
 pub struct Ports {
     /// Mgmtd and its Core.
     pub mgmtd: [u16; 2],
+    /// The same of further managers.
+    #[serde(default)]
+    pub more_mgmtd: Vec<[u16; 2]>,
     /// MetaSerde and its Core.
     pub meta: [u16; 2],
     /// The same of further metadata processes.
@@ -54,6 +65,25 @@ pub struct Ports {
 
 fn one() -> u32 {
     1
+}
+
+/// A manager or a metadata process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedServer {
+    /// Short name, also of its directory.
+    pub name: String,
+    pub node_id: u32,
+    /// Of its service and of Core.
+    pub ports: [u16; 2],
+}
+
+/// Names of the processes (and directories) with the two parts of what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stores {
+    /// Nodes, chains, configurations, users.
+    pub manager: &'static str,
+    /// Inodes and names.
+    pub metadata: &'static str,
 }
 
 /// One storage target of the plan.
@@ -74,6 +104,9 @@ impl Plan {
     pub fn check(&self) -> Result<(), String> {
         if self.storage_nodes == 0 || self.storage_nodes > 64 {
             return Err("--storage-nodes must be 1 to 64".into());
+        }
+        if self.mgmtd_nodes == 0 || self.mgmtd_nodes > 16 {
+            return Err("--mgmtd-nodes must be 1 to 16".into());
         }
         if self.meta_nodes == 0 || self.meta_nodes > 16 {
             return Err("--meta-nodes must be 1 to 16".into());
@@ -105,24 +138,24 @@ impl Plan {
         Ok(())
     }
 
-    pub fn mgmtd_node(&self) -> u32 {
-        MGMTD_NODE
+    /// The managers.
+    pub fn mgmtds(&self) -> Vec<PlannedServer> {
+        servers("mgmtd", MGMTD_NODE, self.mgmtd_nodes, self.ports.mgmtd, &self.ports.more_mgmtd)
     }
 
-    /// Names, node ids and ports of the metadata processes.
-    pub fn metas(&self) -> Vec<(String, u32, [u16; 2])> {
-        let ports = [self.ports.meta].into_iter().chain(self.ports.more_meta.iter().copied());
-        let name =
-            |index: u32| if self.meta_nodes == 1 { "meta".into() } else { format!("meta-{}", index + 1) };
-        (0..self.meta_nodes)
-            .zip(ports)
-            .map(|(index, ports)| (name(index), META_NODE + index, ports))
-            .collect()
+    /// The metadata processes.
+    pub fn metas(&self) -> Vec<PlannedServer> {
+        servers("meta", META_NODE, self.meta_nodes, self.ports.meta, &self.ports.more_meta)
     }
 
-    /// The process whose database has the file system's metadata.
-    pub fn meta_database(&self) -> &'static str {
-        if self.meta_nodes == 1 { "meta" } else { "mgmtd" }
+    /// Which process has what.
+    pub fn stores(&self) -> Stores {
+        let (manager, metadata) = match (self.shared_store, self.meta_nodes) {
+            (true, _) => ("kv", "kv"),
+            (false, 1) => ("mgmtd", "meta"),
+            (false, _) => ("mgmtd", "mgmtd"),
+        };
+        Stores { manager, metadata }
     }
 
     /// Node ids of the storage processes.
@@ -207,6 +240,21 @@ impl Plan {
     }
 }
 
+fn servers(
+    kind: &str,
+    first_node: u32,
+    count: u32,
+    first: [u16; 2],
+    more: &[[u16; 2]],
+) -> Vec<PlannedServer> {
+    let ports = [first].into_iter().chain(more.iter().copied());
+    let named = |(index, ports)| {
+        let name = if count == 1 { kind.to_owned() } else { format!("{kind}-{}", index + 1) };
+        PlannedServer { name, node_id: first_node + index, ports }
+    };
+    (0..count).zip(ports).map(named).collect()
+}
+
 /// Target ids as 3FS's `gen_chain_table.py` makes them (prefix 1).
 fn target_id(node_id: u32, disk_index: u32, nth: u32) -> u64 {
     let disk = u64::from(disk_index) + 1;
@@ -222,7 +270,9 @@ mod tests {
         Plan {
             cluster_id: "test".into(),
             storage_nodes,
+            mgmtd_nodes: 1,
             meta_nodes: 1,
+            shared_store: false,
             replicas,
             chunk_size: 1 << 20,
             loop_devices,
@@ -267,6 +317,22 @@ mod tests {
         assert!(plan(2, 3, 0).check().unwrap_err().contains("--replicas"));
         assert!(plan(3, 3, 4).check().unwrap_err().contains("--loop-devices"));
         assert!(Plan { chunk_size: 100_000, ..plan(3, 3, 0) }.check().unwrap_err().contains("--chunk-size"));
+    }
+
+    #[test]
+    fn old_plans_keep_their_stores() {
+        let text = toml::to_string(&Plan { meta_nodes: 2, ..plan(3, 3, 0) }).unwrap();
+        let old: String = text
+            .lines()
+            .filter(|line| !line.starts_with("mgmtd_nodes") && !line.starts_with("shared_store"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let old: Plan = toml::from_str(&old).unwrap();
+        assert_eq!((old.mgmtd_nodes, old.meta_nodes), (1, 2));
+        assert_eq!(old.stores(), Stores { manager: "mgmtd", metadata: "mgmtd" });
+        assert_eq!(plan(3, 3, 0).stores(), Stores { manager: "mgmtd", metadata: "meta" });
+        let shared = Plan { shared_store: true, ..old };
+        assert_eq!(shared.stores(), Stores { manager: "kv", metadata: "kv" });
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! A real cluster for tests: `valor up` as a child process, its processes by name, kill -9, clean-up at the end.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod chains;
+pub mod names;
+pub mod writers;
+
+pub use rustix::process::Signal;
+
+use rustix::process::Pid;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -89,7 +96,7 @@ impl Cluster {
         assert!(status.success(), "valor up ended with {status}");
     }
 
-    /// Processes of the cluster: kind (`mgmtd`, `meta`, `storage`, `mount`), pid, in no order.
+    /// Processes of the cluster: kind (`kv`, `mgmtd`, `meta`, `storage`, `mount`), pid, in no order.
     pub fn processes(&self) -> Vec<(String, i32)> {
         let needle = format!("--dir={}/", self.data_dir().display());
         let mut found = Vec::new();
@@ -202,7 +209,7 @@ impl Drop for Cluster {
         }
         if let Some(mut up) = self.up.take() {
             // SIGTERM stops it in order; a hung one is killed.
-            let _ = Command::new("kill").arg(up.child.id().to_string()).status();
+            signal(up.child.id().cast_signed(), Signal::TERM);
             let deadline = Instant::now() + Duration::from_secs(30);
             while matches!(up.child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(20));
@@ -237,13 +244,15 @@ impl Cluster {
     }
 }
 
-/// Sends a signal by its short name.
-pub fn signal(pid: i32, name: &str) {
-    let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+/// Sends a signal. Not by running `kill`: executing a program closes the files that this process has open on the mount,
+/// and that may have to wait for the very process that shall go on.
+pub fn signal(pid: i32, signal: Signal) {
+    // One that is gone already needs none.
+    let _ = rustix::process::kill_process(Pid::from_raw(pid).expect("a process"), signal);
 }
 
 pub fn kill(pid: i32) {
-    let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+    signal(pid, Signal::KILL);
 }
 
 pub fn is_mounted(path: &Path) -> bool {

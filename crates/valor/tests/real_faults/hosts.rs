@@ -1,6 +1,6 @@
 //! Hosts in network namespaces, the processes on them, and what can be done to both.
 
-use crate::harness::{VALOR, is_mounted};
+use crate::harness::{Signal, VALOR, is_mounted};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -278,13 +278,13 @@ impl World {
 
     /// kill -9; the process is started again a moment later.
     pub fn kill(&mut self, host: &str) {
-        self.signal(host, "KILL");
+        self.signal(host, Signal::KILL);
     }
 
     /// Sends a signal.
-    pub fn signal(&self, host: &str, name: &str) {
+    pub fn signal(&self, host: &str, what: Signal) {
         if let Some(pid) = self.pid(host) {
-            crate::send(pid, name);
+            crate::send(pid, what);
         }
     }
 
@@ -325,7 +325,7 @@ impl World {
     pub fn stop(mut self) {
         for hosts in [&MOUNTS[..], &["meta", "s1", "s2", "s3", "mgmtd"]] {
             for host in hosts {
-                self.signal(host, "TERM");
+                self.signal(host, Signal::TERM);
             }
             let deadline = Instant::now() + Duration::from_secs(30);
             for host in hosts {
