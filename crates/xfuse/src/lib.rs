@@ -8,7 +8,8 @@
 //! [`Transport::Classic`]: each channel has a descriptor of `/dev/fuse`; one read(2) and one writev(2) per request.
 //! All channels share the kernel's list of requests. [`Transport::Uring`] (experimental; Linux 6.14, module parameter
 //! `enable_uring`): a queue for each CPU, served by a thread pinned to it, so that small requests need no wake-up of
-//! another CPU; what is copied once by the kernel with classic is copied once more. It falls back to classic where the
+//! another CPU. Handlers read WRITE data in the memory that the queue shares with the kernel ([`Payload`]), and can make
+//! the answer to a READ there ([`Context::room`]); other answers are copied there. It falls back to classic where the
 //! kernel says no, and [`Session::transport`] tells why. [`Transport::Auto`] is classic at present.
 //!
 //! # Waiting
@@ -64,6 +65,7 @@ mod interrupt;
 pub mod mix;
 pub mod mount;
 mod notify;
+mod payload;
 mod pod;
 mod reply;
 pub mod request;
@@ -81,6 +83,7 @@ pub use init::{InitConfig, Negotiated};
 pub use mix::Mix;
 pub use mount::{MountError, MountMethod, MountOptions, Unmounted};
 pub use notify::{Notifier, Pending, Retrieved};
+pub use payload::{Payload, Room};
 pub use reply::{
     Attr, Block, Copied, Created, Data, Entry, IoctlReply, Lock, Offset, Opened, Ready, StatxReply, Totals,
     Written, Xattr,

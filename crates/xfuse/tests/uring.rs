@@ -4,6 +4,8 @@ mod common;
 
 #[path = "bodies/faults.rs"]
 mod faults;
+#[path = "bodies/in_place.rs"]
+mod in_place;
 #[path = "bodies/operations.rs"]
 mod operations;
 

@@ -168,8 +168,10 @@ impl<B: Backend> Filesystem for OnXfuse<B> {
         Ok(())
     }
 
-    async fn read(&self, _: &Context, r: Read) -> std::result::Result<Data, Errno> {
-        self.0.read(r.fh, r.offset, r.size as usize).map(Data::from).map_err(errno)
+    async fn read(&self, cx: &Context, r: Read) -> std::result::Result<Data, Errno> {
+        let mut room = cx.room(r.size).await;
+        let count = self.0.read_into(r.fh, r.offset, &mut room).map_err(errno)?;
+        Ok(room.filled(count))
     }
 
     async fn write(&self, _: &Context, r: Write) -> std::result::Result<Written, Errno> {

@@ -8,11 +8,13 @@
 #[cfg(test)]
 mod bad_input;
 mod entries;
+mod lent;
 mod memory;
 mod queue;
 pub(crate) mod start;
 
-pub(crate) use queue::{Queue, Ticket};
+pub(crate) use lent::Lent;
+pub(crate) use queue::{EntryRoom, Queue, Ticket};
 
 use super::End;
 use crate::buffer::RequestBuffer;
@@ -20,13 +22,14 @@ use crate::decode::DecodeError;
 use crate::dispatch::{Lane, RequestBytes, SMALL, Shared, dispatch, refuse};
 use crate::fs::Filesystem;
 use crate::wait::waiter::{Episode, Spun, Waiter};
+use bytes::Bytes;
 use queue::Arrived;
 use rustix::fd::{AsRawFd, RawFd};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 /// Completions handled in a row before other tasks of the thread get a turn.
 const BURST: u32 = 32;
@@ -92,6 +95,7 @@ async fn drain<F: Filesystem>(
     let mut requests = 0;
     let mut began = Instant::now();
     queue.begin_batch();
+    queue.answer_late();
     while let Some((index, result)) = queue.completion() {
         match completed(index, result)? {
             Completed::Gone => {
@@ -155,12 +159,14 @@ async fn handle<F: Filesystem>(
         refuse(lane, &ticket.into(), Some(arrived.unique()), arrived.len(), DecodeError::BadLength);
         return Ok(());
     }
-    let request = if arrived.len() <= SMALL {
+    let lent = if arrived.is_write() && arrived.len() > SMALL { queue.lend(&arrived) } else { None };
+    let request = if let Some(lent) = lent {
+        RequestBytes::Lent(Bytes::from_owner(lent))
+    } else if arrived.len() <= SMALL {
         let mut bytes = [0; SMALL];
         queue.copy(&arrived, &mut bytes[..arrived.len()]);
         RequestBytes::Small(bytes, arrived.len() as u16)
     } else {
-        // Handlers may keep WRITE data after the reply, when the entry is the kernel's again.
         RequestBytes::Large(large(shared, queue, &arrived).await?.freeze())
     };
     let slot = lane.inflight.acquire().await;
@@ -198,7 +204,7 @@ fn try_spin(waiter: &mut Waiter, episode: &Episode, queue: &Queue) -> bool {
     }
     let spun = waiter.spin(episode, window, || {
         queue.poke();
-        queue.has_completions().then_some(())
+        queue.has_work().then_some(())
     });
     matches!(spun, Spun::Hit(()))
 }
@@ -214,31 +220,43 @@ async fn block(
     let mut blocked = Instant::now();
     loop {
         let until_idle = !episode.is_idle() && waiter.may_spin(episode);
-        let ready = tokio::select! {
+        let woken = tokio::select! {
             biased;
-            ready = watch.readable() => Some(ready?),
-            () = lane.inflight.idle(), if until_idle => None,
-            () = queue.failed() => return Err(broken()),
+            ready = watch.readable() => Woken::Ready(ready?),
+            () = queue.changed() => Woken::Changed,
+            () = lane.inflight.idle(), if until_idle => Woken::Idle,
         };
-        let Some(mut ready) = ready else {
-            waiter.became_idle(episode);
-            if try_spin(waiter, episode, queue) {
-                return Ok(());
+        match woken {
+            // Before looking: what is completed after the look makes the ring ready again.
+            Woken::Ready(mut ready) => ready.clear_ready(),
+            Woken::Changed => {}
+            Woken::Idle => {
+                waiter.became_idle(episode);
+                if try_spin(waiter, episode, queue) {
+                    return Ok(());
+                }
+                blocked = Instant::now();
+                continue;
             }
-            blocked = Instant::now();
-            continue;
-        };
-        // Before looking: what is completed after the look makes the ring ready again.
-        ready.clear_ready();
+        }
         if queue.is_broken() {
             return Err(broken());
         }
-        if queue.has_completions() {
+        if queue.has_work() {
             waiter.woken(episode, blocked);
             return Ok(());
         }
         waiter.woken_in_vain();
     }
+}
+
+/// What ends a wait.
+enum Woken<'a> {
+    Ready(AsyncFdReadyGuard<'a, Watched>),
+    /// Late answers, or the end.
+    Changed,
+    /// No handler is pending any more.
+    Idle,
 }
 
 /// At the end of the serving thread.

@@ -1,6 +1,7 @@
 //! One queue: its ring, its entries, and the commands that move requests and replies.
 
-use super::entries::{Duty, Entries};
+use super::entries::{Closed, Entries};
+use super::lent::Lent;
 use super::memory::{Area, OP_IN_LEN};
 use crate::abi::{
     self, GetxattrIn, InHeader, Opcode, OutHeader, Pod, ReadIn, URING_CMD_COMMIT_AND_FETCH,
@@ -28,15 +29,26 @@ pub(crate) struct Queue {
     qid: u16,
     ring_fd: RawFd,
     /// Empty until the connection's sizes are known.
-    entries: Entries<Area>,
+    entries: Entries<Area, Answer>,
     /// Completions taken from the ring while registering further entries.
     early: Mutex<VecDeque<(u64, i32)>>,
+    /// Answers that became possible elsewhere. Only the serving thread submits: what a thread submits, the kernel
+    /// completes in that thread.
+    late: Mutex<Vec<(u16, Answer)>>,
     /// Replies are collected and submitted together.
     batching: AtomicBool,
     /// A submission has failed: the kernel will not see a reply, so the connection must end.
     broken: AtomicBool,
-    /// Tells the serving task.
-    failed: Notify,
+    /// Tells the serving task of late answers and of failure.
+    changed: Notify,
+}
+
+/// An answer that had to wait.
+#[derive(Debug)]
+struct Answer {
+    commit_id: u64,
+    header: OutHeader,
+    payload: Vec<u8>,
 }
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
@@ -75,9 +87,10 @@ impl Queue {
             ring_fd,
             entries: Entries::default(),
             early: Mutex::default(),
+            late: Mutex::default(),
             batching: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            failed: Notify::new(),
+            changed: Notify::new(),
         }))
     }
 
@@ -97,12 +110,12 @@ impl Queue {
     /// Ends the service of this queue, and with it the connection.
     pub(crate) fn break_it(&self) {
         self.broken.store(true, Ordering::Relaxed);
-        self.failed.notify_one();
+        self.changed.notify_one();
     }
 
-    /// Completes when the queue is broken.
-    pub(super) async fn failed(&self) {
-        self.failed.notified().await;
+    /// Completes when there are late answers, or the queue is broken.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     fn area(&self, index: u16) -> Option<Arc<Area>> {
@@ -216,9 +229,9 @@ impl Queue {
         }
     }
 
-    /// Whether completions wait.
-    pub(super) fn has_completions(&self) -> bool {
-        if !self.early.lock().is_empty() {
+    /// Whether completions or late answers wait.
+    pub(super) fn has_work(&self) -> bool {
+        if !self.early.lock().is_empty() || !self.late.lock().is_empty() {
             return true;
         }
         let mut ring = self.ring.lock();
@@ -270,37 +283,60 @@ impl Queue {
     /// The duty to answer a request.
     pub(super) fn ticket(self: &Arc<Self>, arrived: &Arrived) -> Ticket {
         let mut op_in = [0; OP_IN_LEN];
-        if let Some(area) = self.area(arrived.index) {
-            area.op_in(&mut op_in[..arrived.op_len]);
-        }
+        let mut limit = 0;
         let Arrived { index, commit_id, header, .. } = *arrived;
-        let limit = reply_limit(header.opcode, &op_in[..arrived.op_len]);
+        if let Some(area) = self.area(index) {
+            area.op_in(&mut op_in[..arrived.op_len]);
+            limit = reply_limit(header.opcode, &op_in[..arrived.op_len]).min(area.payload_len());
+        }
         let one_way = Opcode::from_code(header.opcode).is_some_and(Opcode::is_one_way);
-        Ticket {
-            queue: self.clone(),
-            index,
-            commit_id,
-            unique: header.unique,
-            limit,
-            one_way,
-            duty: Duty::new(),
+        self.entries.open(index, header.unique);
+        Ticket { queue: self.clone(), index, commit_id, unique: header.unique, limit, one_way }
+    }
+
+    /// Lends a whole request, in one piece, to whoever handles it.
+    pub(super) fn lend(self: &Arc<Self>, arrived: &Arrived) -> Option<Lent> {
+        let area = self.entries.lend(arrived.index, arrived.unique(), true)?;
+        let start = area.join(&arrived.header, arrived.op_len);
+        Some(Lent::new(self.clone(), arrived.index, area, start, arrived.len()))
+    }
+
+    /// Lends the payload's memory for the answer to the request `unique`, if nothing else of the entry is lent.
+    fn lend_room(self: &Arc<Self>, index: u16, unique: u64, len: usize) -> Option<Lent> {
+        let area = self.entries.lend(index, unique, true)?;
+        let len = len.min(area.payload_len());
+        Some(Lent::new(self.clone(), index, area, Area::PAYLOAD, len))
+    }
+
+    /// What was lent is back.
+    pub(super) fn reclaim(&self, index: u16) {
+        if let Some(answer) = self.entries.reclaim(index) {
+            self.answer_later(index, answer);
         }
     }
 
-    fn commit(
-        &self,
-        index: u16,
-        commit_id: u64,
-        header: &OutHeader,
-        parts: &[IoSlice<'_>],
-    ) -> io::Result<()> {
-        let Some(area) = self.area(index) else { return Err(io::ErrorKind::NotFound.into()) };
-        let mut at = 0;
-        for part in parts {
-            area.set_payload(at, part);
-            at += part.len();
+    fn answer_later(&self, index: u16, answer: Answer) {
+        self.late.lock().push((index, answer));
+        self.changed.notify_one();
+    }
+
+    /// Answers what could not be answered before. Errors show in the queue.
+    pub(super) fn answer_late(&self) {
+        let late = std::mem::take(&mut *self.late.lock());
+        for (index, answer) in late {
+            let _ = self.answer(index, &answer);
         }
-        area.set_reply(header, at);
+    }
+
+    fn answer(&self, index: u16, answer: &Answer) -> io::Result<()> {
+        let Some(area) = self.area(index) else { return Err(io::ErrorKind::NotFound.into()) };
+        area.set_payload(0, &answer.payload);
+        self.commit(index, answer.commit_id, &area, &answer.header)
+    }
+
+    /// Gives an entry with its answer to the kernel. Its payload is there already.
+    fn commit(&self, index: u16, commit_id: u64, area: &Area, header: &OutHeader) -> io::Result<()> {
+        area.set_reply(header, header.len as usize - size_of::<OutHeader>());
         self.entries.give(index);
         self.push(&command(&self.device, URING_CMD_COMMIT_AND_FETCH, self.qid, commit_id, None, index))
             .inspect_err(|_| self.break_it())?;
@@ -354,6 +390,10 @@ impl Arrived {
         self.header.unique
     }
 
+    pub(super) fn is_write(&self) -> bool {
+        self.header.opcode == Opcode::Write.code()
+    }
+
     /// Bytes of the request.
     pub(super) fn len(&self) -> usize {
         size_of::<InHeader>() + self.op_len + self.payload_len
@@ -361,30 +401,92 @@ impl Arrived {
 }
 
 /// The right and duty to answer one request. Dropped without an answer it answers `EIO`, so that an entry is never lost.
+/// To be used on the serving thread.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     queue: Arc<Queue>,
     index: u16,
     commit_id: u64,
     unique: u64,
+    /// Bytes of the largest reply.
     limit: usize,
     one_way: bool,
-    duty: Duty,
 }
 
 impl Ticket {
-    /// Answers. A reply that is too large is refused, as the device would, and can be replaced by another.
+    /// Answers. A reply that is too large is refused, as the device would, and can be replaced by another. While the
+    /// handler is lent something of the entry, the reply waits.
     pub(crate) fn send(&self, error: i32, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let room = self.queue.area(self.index).map_or(0, |area| area.payload_len());
-        if len > room.min(self.limit) {
+        let header = self.header(error, parts.iter().map(|part| part.len()).sum())?;
+        match self.queue.entries.close(self.index, self.unique) {
+            Closed::No => Err(too_late()),
+            Closed::Free(area) => {
+                let mut at = 0;
+                for part in parts {
+                    area.set_payload(at, part);
+                    at += part.len();
+                }
+                self.queue.commit(self.index, self.commit_id, &area, &header)
+            }
+            Closed::Lent => {
+                let payload = parts.iter().flat_map(|part| part.iter().copied()).collect();
+                let answer = Answer { commit_id: self.commit_id, header, payload };
+                match self.queue.entries.owe(self.index, answer) {
+                    Some(answer) => self.queue.answer(self.index, &answer),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Answers with the first `len` bytes of what is lent, which is given back. They stay where they are if that is this
+    /// request's entry.
+    pub(crate) fn send_lent(&self, lent: &Lent, len: usize) -> io::Result<()> {
+        if !lent.is_payload_of(&self.queue, self.index) {
+            return self.send(0, &[IoSlice::new(&lent.as_ref()[..len])]);
+        }
+        let header = self.header(0, len)?;
+        // The duty first: with what is lent, the entry may go to who else has it.
+        match self.queue.entries.close(self.index, self.unique) {
+            Closed::No => Err(too_late()),
+            Closed::Free(_) | Closed::Lent => {
+                lent.give_back();
+                let area = self.queue.area(self.index).ok_or(io::ErrorKind::NotFound)?;
+                self.queue.commit(self.index, self.commit_id, &area, &header)
+            }
+        }
+    }
+
+    /// Room for the reply in the entry itself, if nothing of it is in use.
+    pub(crate) fn room(&self) -> EntryRoom {
+        EntryRoom { queue: self.queue.clone(), index: self.index, unique: self.unique }
+    }
+
+    fn header(&self, error: i32, len: usize) -> io::Result<OutHeader> {
+        if len > self.limit {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        if !self.duty.take() {
-            return Err(io::Error::from_raw_os_error(libc::ENOENT));
-        }
-        let header = OutHeader { len: (size_of::<OutHeader>() + len) as u32, error, unique: self.unique };
-        self.queue.commit(self.index, self.commit_id, &header, parts)
+        Ok(OutHeader { len: (size_of::<OutHeader>() + len) as u32, error, unique: self.unique })
+    }
+}
+
+/// As the device says it.
+fn too_late() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOENT)
+}
+
+/// Where the reply to a request can be made.
+#[derive(Debug)]
+pub(crate) struct EntryRoom {
+    queue: Arc<Queue>,
+    index: u16,
+    unique: u64,
+}
+
+impl EntryRoom {
+    /// Memory for a reply of up to `len` bytes, or less if that is more than any reply.
+    pub(crate) fn lend(&self, len: usize) -> Option<Lent> {
+        self.queue.lend_room(self.index, self.unique, len)
     }
 }
 
