@@ -10,6 +10,7 @@ mod bad_input;
 mod entries;
 mod lent;
 mod memory;
+mod place;
 mod queue;
 pub(crate) mod start;
 
@@ -154,6 +155,7 @@ async fn handle<F: Filesystem>(
             return Ok(());
         }
     };
+    queue.choose_place(&arrived);
     let ticket = queue.ticket(&arrived);
     if arrived.len() > shared.pool.room() {
         refuse(lane, &ticket.into(), Some(arrived.unique()), arrived.len(), DecodeError::BadLength);

@@ -3,6 +3,7 @@
 use super::entries::{Closed, Entries};
 use super::lent::Lent;
 use super::memory::{Area, OP_IN_LEN};
+use super::place::{LARGE, Place};
 use crate::abi::{
     self, GetxattrIn, InHeader, Opcode, OutHeader, Pod, ReadIn, URING_CMD_COMMIT_AND_FETCH,
     URING_CMD_REGISTER, UringCmdReq,
@@ -28,6 +29,8 @@ pub(crate) struct Queue {
     device: Arc<OwnedFd>,
     qid: u16,
     ring_fd: RawFd,
+    /// Where the serving thread runs.
+    place: Mutex<Place>,
     /// Empty until the connection's sizes are known.
     entries: Entries<Area, Answer>,
     /// Completions taken from the ring while registering further entries.
@@ -71,7 +74,7 @@ pub(crate) struct Arrived {
 
 impl Queue {
     /// A ring for the queue of CPU `qid`, without entries. Must be called on the thread that will serve it.
-    pub(super) fn new(device: Arc<OwnedFd>, qid: u16, depth: u16) -> io::Result<Arc<Self>> {
+    pub(super) fn new(device: Arc<OwnedFd>, qid: u16, depth: u16, place: Place) -> io::Result<Arc<Self>> {
         // Task work is then done when this thread enters the kernel or sleeps, without interrupting it, and the flag
         // in the ring's memory tells a spinning thread to enter.
         let ring: Ring = IoUring::builder()
@@ -85,6 +88,7 @@ impl Queue {
             device,
             qid,
             ring_fd,
+            place: Mutex::new(place),
             entries: Entries::default(),
             early: Mutex::default(),
             late: Mutex::default(),
@@ -278,6 +282,22 @@ impl Queue {
         let (op_in, payload) = rest.split_at_mut(arrived.op_len);
         area.op_in(op_in);
         area.payload(&mut payload[..arrived.payload_len]);
+    }
+
+    /// Chooses the CPU of this thread by the requests it gets.
+    pub(super) fn choose_place(&self, arrived: &Arrived) {
+        let is_read_ahead = arrived.header.opcode == Opcode::Read.code() && self.is_read_ahead(arrived);
+        self.place.lock().note(is_read_ahead);
+    }
+
+    /// Whether a READ fetches much into the page cache. Those that callers wait for name the owner of their locks.
+    fn is_read_ahead(&self, arrived: &Arrived) -> bool {
+        let mut op_in = [0; OP_IN_LEN];
+        if let Some(area) = self.area(arrived.index) {
+            area.op_in(&mut op_in[..arrived.op_len]);
+        }
+        ReadIn::read_from(&op_in[..arrived.op_len])
+            .is_some_and(|arg| arg.size >= LARGE && arg.read_flags & abi::READ_LOCKOWNER == 0)
     }
 
     /// The duty to answer a request.
