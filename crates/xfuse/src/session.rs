@@ -332,7 +332,8 @@ impl<F: Filesystem> SessionBuilder<F> {
                 WaitState::new(&WaitPolicy::default(), Vec::new())
             };
             let (port, room) = match worker {
-                Some(worker) => (Port::Queue(worker.queue.clone()), 2 * u32::from(self.queue_depth.max(1))),
+                // Handlers whose callers were let go keep their places, while their entries are used again.
+                Some(worker) => (Port::Queue(worker.queue.clone()), 16 * u32::from(self.queue_depth.max(1))),
                 None => (Port::Device, self.max_in_flight),
             };
             lanes.push(Arc::new(Lane { fd, port, stats, inflight: Inflight::new(room), wait }));

@@ -75,6 +75,15 @@ impl Queue {
         true
     }
 
+    /// As `Queue::let_go`; answering later is left out.
+    fn let_go(&self, unique: u64, reply: u64) -> bool {
+        let Some(index) = self.entries.close_any(unique) else { return false };
+        if let Some(reply) = self.entries.owe(index, reply) {
+            self.commit(index, reply);
+        }
+        true
+    }
+
     /// As `Queue::commit`.
     fn commit(&self, index: u16, reply: u64) {
         let area = self.entries.area(index).unwrap();
@@ -172,4 +181,36 @@ fn an_answer_waits_for_what_is_lent() {
             None => assert_eq!(queue.ring.submitted.lock().as_slice(), [(index, 70)]),
         }
     });
+}
+
+/// A caller is let go while the handler answers, or gives back what it was lent.
+#[test]
+fn a_caller_is_let_go_or_answered() {
+    for lent in [false, true] {
+        check(4, move || {
+            let queue = Queue::new(2);
+            queue.deliver(7);
+            let (index, number) = queue.arrived().unwrap();
+            let area = lent.then(|| queue.entries.lend(index, number, true).unwrap());
+            let handler = thread::spawn({
+                let queue = queue.clone();
+                move || {
+                    if let Some(area) = area {
+                        // SAFETY: it is lent to this thread alone.
+                        assert_eq!(area.0.with(|memory| unsafe { *memory }), 7);
+                        queue.give_back(index);
+                    }
+                    queue.answer(index, number, 70)
+                }
+            });
+            let let_go = queue.let_go(number, 71);
+            let answered = handler.join().unwrap();
+            assert!(let_go != answered, "by one of them");
+            assert!(!queue.let_go(number, 71), "it is over");
+            let reply = if answered { 70 } else { 71 };
+            assert_eq!(queue.deliver(8), Some(reply));
+            assert_eq!(queue.arrived(), Some((index, 8)), "and is used again");
+            assert!(!queue.answer(index, number, 70), "the old request is no more");
+        });
+    }
 }

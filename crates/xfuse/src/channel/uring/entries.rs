@@ -79,6 +79,14 @@ impl<A, R> Entries<A, R> {
         self.with(index, close).unwrap_or(Closed::No)
     }
 
+    /// Takes the duty to answer a request, wherever it is.
+    pub(super) fn close_any(&self, unique: u64) -> Option<u16> {
+        let mut entries = self.0.lock();
+        let index = entries.iter().position(|entry| entry.open == Some(unique))?;
+        entries[index].open = None;
+        u16::try_from(index).ok()
+    }
+
     /// Lends memory to the handler of a request that has not been answered. `alone` refuses if any is lent already.
     pub(super) fn lend(&self, index: u16, unique: u64, alone: bool) -> Option<Arc<A>> {
         let lend = |entry: &mut Entry<A, R>| {

@@ -26,7 +26,9 @@ use crate::wait::waiter::{Episode, Spun, Waiter};
 use bytes::Bytes;
 use queue::Arrived;
 use rustix::fd::{AsRawFd, RawFd};
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
@@ -171,7 +173,10 @@ async fn handle<F: Filesystem>(
     } else {
         RequestBytes::Large(large(shared, queue, &arrived).await?.freeze())
     };
-    let slot = lane.inflight.acquire().await;
+    let slot = match lane.inflight.try_acquire() {
+        Some(slot) => slot,
+        None => wait_for(queue, lane.inflight.acquire()).await?,
+    };
     dispatch(shared, lane, request, slot, ticket.into());
     Ok(())
 }
@@ -183,17 +188,30 @@ async fn large<F: Filesystem>(
 ) -> io::Result<RequestBuffer> {
     let mut buffer = match shared.pool.try_take()? {
         Some(buffer) => buffer,
-        None => {
-            // Buffers may come back only after callers have got their replies.
-            queue.end_batch()?;
-            let buffer = shared.pool.take().await?;
-            queue.begin_batch();
-            buffer
-        }
+        None => wait_for(queue, shared.pool.take()).await??,
     };
     queue.copy(arrived, &mut buffer.space()[..arrived.len()]);
     buffer.set_filled(arrived.len());
     Ok(buffer)
+}
+
+/// Waits for what may come only after others have got their answers.
+async fn wait_for<T>(queue: &Queue, what: impl Future<Output = T>) -> io::Result<T> {
+    queue.end_batch()?;
+    let mut what = pin!(what);
+    loop {
+        tokio::select! {
+            biased;
+            value = &mut what => {
+                queue.begin_batch();
+                return Ok(value);
+            }
+            () = queue.changed() => queue.answer_late(),
+        }
+        if queue.is_broken() {
+            return Err(broken());
+        }
+    }
 }
 
 /// Spins if the episode allows it and this thread is not on the CPU whose requests it serves; true if there is

@@ -335,6 +335,18 @@ impl Queue {
         }
     }
 
+    /// Answers a request with an error, whatever its handler does: its own answer will come too late. Returns at once,
+    /// and the answer goes out when nothing of the entry is lent any more. Nothing happens if it has been answered.
+    pub(crate) fn let_go(&self, unique: u64, error: i32) {
+        let Some(index) = self.entries.close_any(unique) else { return };
+        let Some(area) = self.area(index) else { return };
+        let header = OutHeader { len: size_of::<OutHeader>() as u32, error, unique };
+        let answer = Answer { commit_id: area.entry().commit_id, header, payload: Vec::new() };
+        if let Some(answer) = self.entries.owe(index, answer) {
+            self.answer_later(index, answer);
+        }
+    }
+
     fn answer_later(&self, index: u16, answer: Answer) {
         self.late.lock().push((index, answer));
         self.changed.notify_one();
