@@ -11,6 +11,7 @@
 //! another CPU (it leaves that while data is read ahead, since then the caller goes on). Handlers read WRITE data in the memory that the queue shares with the kernel ([`Payload`]), and can make
 //! the answer to a READ there ([`Context::room`]); other answers are copied there. It falls back to classic where the
 //! kernel says no, and [`Session::transport`] tells why. [`Transport::Auto`] is classic at present.
+//! [`SessionBuilder::sqpoll`] has io_uring polled by threads of the kernel.
 //!
 //! # Waiting
 //! Waking a thread on another CPU costs more than all else in a small request. With a [`WaitPolicy`] that allows it, a

@@ -49,7 +49,9 @@ impl fmt::Display for Transport {
 pub struct InUse {
     /// [`Transport::Classic`] or [`Transport::Uring`].
     pub transport: Transport,
-    /// Why it is not the one that was asked for.
+    /// The kernel polls the rings of io_uring.
+    pub sqpoll: bool,
+    /// Why it is not what was asked for.
     pub fallback: Option<String>,
 }
 

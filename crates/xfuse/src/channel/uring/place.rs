@@ -45,6 +45,22 @@ impl Place {
         Place { home, choice, score: 0, free: false }
     }
 
+    /// Keeps this thread off a CPU, if another is allowed: what works for it there needs that one.
+    pub(super) fn beside(cpu: u16) -> Self {
+        let cpu = usize::from(cpu);
+        if let Ok(mut others) = sched_getaffinity(None)
+            && cpu < CpuSet::MAX_CPU
+        {
+            others.unset(cpu);
+            if others.count() > 0
+                && let Err(error) = sched_setaffinity(None, &others)
+            {
+                tracing::debug!(cpu, %error, "the thread of a queue is not beside its CPU");
+            }
+        }
+        Place { home: CpuSet::new(), choice: None, score: 0, free: false }
+    }
+
     /// Takes note of a request, and moves if that is called for.
     pub(super) fn note(&mut self, large_read_ahead: bool) {
         let Some((others, all)) = &self.choice else { return };

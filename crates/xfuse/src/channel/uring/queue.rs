@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// How long the kernel's thread of a ring looks for submissions before it sleeps, and how long it may take for one.
+const POLL_IDLE_MS: u32 = 1;
+const POLL_PATIENCE: Duration = Duration::from_secs(5);
 /// Times a submission that the kernel has no room for is tried again.
 const SUBMIT_TRIES: u32 = 1000;
 
@@ -26,6 +29,8 @@ const SUBMIT_TRIES: u32 = 1000;
 pub(crate) struct Queue {
     /// Dropped before the entries, so that the kernel has let go of their memory.
     ring: Mutex<Ring>,
+    /// A thread of the kernel takes submissions from memory.
+    polled: bool,
     device: Arc<OwnedFd>,
     qid: u16,
     ring_fd: RawFd,
@@ -56,6 +61,24 @@ struct Answer {
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
 
+fn ring_len(depth: u16) -> u32 {
+    u32::from(depth.max(1)).next_power_of_two() * 2
+}
+
+fn ring(depth: u16) -> io::Result<Ring> {
+    // Task work is then done when this thread enters the kernel or sleeps, without interrupting it, and the flag in the
+    // ring's memory tells a spinning thread to enter.
+    IoUring::builder().setup_submit_all().setup_coop_taskrun().setup_taskrun_flag().build(ring_len(depth))
+}
+
+fn polled_ring(depth: u16, cpu: u16) -> io::Result<Ring> {
+    IoUring::builder()
+        .setup_submit_all()
+        .setup_sqpoll(POLL_IDLE_MS)
+        .setup_sqpoll_cpu(cpu.into())
+        .build(ring_len(depth))
+}
+
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue").field("qid", &self.qid).finish_non_exhaustive()
@@ -75,16 +98,19 @@ pub(crate) struct Arrived {
 impl Queue {
     /// A ring for the queue of CPU `qid`, without entries. Must be called on the thread that will serve it.
     pub(super) fn new(device: Arc<OwnedFd>, qid: u16, depth: u16, place: Place) -> io::Result<Arc<Self>> {
-        // Task work is then done when this thread enters the kernel or sleeps, without interrupting it, and the flag
-        // in the ring's memory tells a spinning thread to enter.
-        let ring: Ring = IoUring::builder()
-            .setup_submit_all()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .build(u32::from(depth.max(1)).next_power_of_two() * 2)?;
+        Ok(Self::with_ring(device, qid, ring(depth)?, place, false))
+    }
+
+    /// The same with a kernel thread on that CPU, which submits and completes without system calls of this side.
+    pub(super) fn polled(device: Arc<OwnedFd>, qid: u16, depth: u16, place: Place) -> io::Result<Arc<Self>> {
+        Ok(Self::with_ring(device, qid, polled_ring(depth, qid)?, place, true))
+    }
+
+    fn with_ring(device: Arc<OwnedFd>, qid: u16, ring: Ring, place: Place, polled: bool) -> Arc<Self> {
         let ring_fd = ring.as_raw_fd();
-        Ok(Arc::new(Queue {
+        Arc::new(Queue {
             ring: Mutex::new(ring),
+            polled,
             device,
             qid,
             ring_fd,
@@ -95,7 +121,7 @@ impl Queue {
             batching: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             changed: Notify::new(),
-        }))
+        })
     }
 
     /// The CPU whose requests arrive here.
@@ -105,6 +131,11 @@ impl Queue {
 
     pub(crate) fn ring_fd(&self) -> RawFd {
         self.ring_fd
+    }
+
+    /// Whether the kernel polls for submissions.
+    pub(crate) fn is_polled(&self) -> bool {
+        self.polled
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -131,7 +162,7 @@ impl Queue {
         let area = Arc::new(Area::new(payload_len)?);
         let index = self.entries.add(area.clone());
         self.push(&command(&self.device, URING_CMD_REGISTER, self.qid, 0, Some(area.ranges()), index))?;
-        let submitted = self.flush();
+        let submitted = self.flush().and_then(|()| self.wait_for_poller());
         // A refusal is answered at once.
         let refused = submitted.err().or_else(|| self.refusal(index));
         match refused {
@@ -141,6 +172,18 @@ impl Queue {
                 Err(error)
             }
         }
+    }
+
+    /// Waits until the kernel has seen all submissions.
+    fn wait_for_poller(&self) -> io::Result<()> {
+        let started = Instant::now();
+        while !self.ring.lock().submission().is_empty() {
+            if started.elapsed() > POLL_PATIENCE {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        Ok(())
     }
 
     /// The error completion of a registration, if there is one. Requests that came meanwhile are kept.
@@ -167,7 +210,8 @@ impl Queue {
     /// right.
     pub(super) fn revoke(&self) -> io::Result<()> {
         self.push(&command(&self.device, URING_CMD_REGISTER, u16::MAX, 0, Some(0), u16::MAX))?;
-        self.flush()
+        self.flush()?;
+        self.wait_for_poller()
     }
 
     fn push(&self, entry: &squeue::Entry128) -> io::Result<()> {
@@ -192,6 +236,8 @@ impl Queue {
         let mut tries = 0;
         while !ring.submission().is_empty() {
             match ring.submit() {
+                // The kernel's thread is awake and will see it.
+                Ok(_) if self.polled => return Ok(()),
                 Ok(count) if count > 0 => tries = 0,
                 Err(error)
                     if !matches!(

@@ -61,20 +61,23 @@ fn parse_cpus(text: &str) -> Option<u16> {
     Some(count)
 }
 
-/// Makes a thread with a ring for every queue. Nothing of the connection has changed if this fails.
-pub(crate) fn prepare(device: &Arc<OwnedFd>, depth: u16) -> Result<Vec<Worker>, String> {
+/// Makes a thread with a ring for every queue, `polled` by the kernel or not. Nothing of the connection has changed if this
+/// fails.
+pub(crate) fn prepare(device: &Arc<OwnedFd>, depth: u16, polled: bool) -> Result<Vec<Worker>, String> {
     let depth = depth.clamp(1, MAX_DEPTH);
     let count = possible_cpus().map_err(|error| error.to_string())?;
-    (0..count).map(|qid| worker(device, qid, depth)).collect()
+    (0..count).map(|qid| worker(device, qid, depth, polled)).collect()
 }
 
-fn worker(device: &Arc<OwnedFd>, qid: u16, depth: u16) -> Result<Worker, String> {
+fn worker(device: &Arc<OwnedFd>, qid: u16, depth: u16, polled: bool) -> Result<Worker, String> {
     let (jobs, inbox) = mpsc::channel::<Job>();
     let (made, result) = mpsc::sync_channel(1);
     let device = device.clone();
     let main = move || {
-        let place = Place::pin(qid);
-        let _ = made.send(Queue::new(device, qid, depth, place));
+        let _ = made.send(match polled {
+            false => Queue::new(device, qid, depth, Place::pin(qid)),
+            true => Queue::polled(device, qid, depth, Place::beside(qid)),
+        });
         while let Ok(job) = inbox.recv() {
             job();
         }
