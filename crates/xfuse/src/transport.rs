@@ -12,7 +12,7 @@ pub enum Transport {
     /// read(2) and writev(2) on `/dev/fuse`.
     Classic,
     /// FUSE over io_uring, if the kernel has it enabled; classic otherwise. Handlers run on threads pinned to a CPU, and
-    /// threads that they start are pinned like them.
+    /// threads that they start are pinned like them; which thread that is may change from request to request.
     Uring,
 }
 

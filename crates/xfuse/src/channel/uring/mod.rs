@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod bad_input;
 mod entries;
+mod help;
 mod lent;
 mod memory;
 mod place;
@@ -20,7 +21,7 @@ pub(crate) use queue::{EntryRoom, Queue, Ticket};
 use super::End;
 use crate::buffer::RequestBuffer;
 use crate::decode::DecodeError;
-use crate::dispatch::{Lane, RequestBytes, SMALL, Shared, dispatch, refuse};
+use crate::dispatch::{Lane, Port, RequestBytes, SMALL, Shared, dispatch, refuse};
 use crate::fs::Filesystem;
 use crate::wait::waiter::{Episode, Spun, Waiter};
 use bytes::Bytes;
@@ -36,6 +37,8 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 /// Completions handled in a row before other tasks of the thread get a turn.
 const BURST: u32 = 32;
+/// Bytes to transfer that are worth waking another thread.
+const WORTH_HELP: usize = 256 << 10;
 /// How long a reply may be kept back for others to be submitted with it.
 const BATCH_TIME: Duration = Duration::from_micros(20);
 /// How long the kernel may take to complete what it holds when the connection has ended.
@@ -108,6 +111,7 @@ async fn drain<F: Filesystem>(
             Completed::Request(index) => {
                 requests += 1;
                 handle(shared, lane, queue, index).await?;
+                queue.answer_late();
             }
         }
         let now = Instant::now();
@@ -157,7 +161,9 @@ async fn handle<F: Filesystem>(
             return Ok(());
         }
     };
-    queue.choose_place(&arrived);
+    let read = queue.read_in(&arrived);
+    queue.choose_place(read.as_ref());
+    let transfers = read.map_or(arrived.payload_len(), |arg| arg.size as usize);
     let ticket = queue.ticket(&arrived);
     if arrived.len() > shared.pool.room() {
         refuse(lane, &ticket.into(), Some(arrived.unique()), arrived.len(), DecodeError::BadLength);
@@ -177,8 +183,33 @@ async fn handle<F: Filesystem>(
         Some(slot) => slot,
         None => wait_for(queue, lane.inflight.acquire()).await?,
     };
-    dispatch(shared, lane, request, slot, ticket.into());
+    let dispatch = {
+        let (shared, lane) = (shared.clone(), lane.clone());
+        move || dispatch(&shared, &lane, request, slot, ticket.into())
+    };
+    // The last that is here may as well be handled here.
+    if transfers >= WORTH_HELP && queue.has_work() {
+        ask_for_help(shared, queue, Box::new(dispatch));
+    } else {
+        dispatch();
+    }
     Ok(())
+}
+
+/// Has another thread run a handler, or runs it.
+fn ask_for_help<F>(shared: &Shared<F>, queue: &Arc<Queue>, job: help::Job) {
+    let mut job = Some(job);
+    for lane in &shared.lanes {
+        let Port::Queue(other) = &lane.port else { continue };
+        if Arc::ptr_eq(other, queue) {
+            continue;
+        }
+        let Some(asked) = job.take() else { return };
+        job = other.ask_for_help(asked);
+    }
+    if let Some(job) = job {
+        job();
+    }
 }
 
 async fn large<F: Filesystem>(
@@ -240,12 +271,16 @@ async fn block(
     let mut blocked = Instant::now();
     loop {
         let until_idle = !episode.is_idle() && waiter.may_spin(episode);
+        let help = queue.offer_help();
         let woken = tokio::select! {
             biased;
             ready = watch.readable() => Woken::Ready(ready?),
             () = queue.changed() => Woken::Changed,
             () = lane.inflight.idle(), if until_idle => Woken::Idle,
         };
+        if let Some(job) = help.withdraw() {
+            job();
+        }
         match woken {
             // Before looking: what is completed after the look makes the ring ready again.
             Woken::Ready(mut ready) => ready.clear_ready(),

@@ -1,6 +1,7 @@
 //! One queue: its ring, its entries, and the commands that move requests and replies.
 
 use super::entries::{Closed, Entries};
+use super::help::{Help, Job, Offered};
 use super::lent::Lent;
 use super::memory::{Area, OP_IN_LEN};
 use super::place::{LARGE, Place};
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -36,6 +38,8 @@ pub(crate) struct Queue {
     ring_fd: RawFd,
     /// Where the serving thread runs.
     place: Mutex<Place>,
+    server: ThreadId,
+    help: Help,
     /// Empty until the connection's sizes are known.
     entries: Entries<Area, Answer>,
     /// Completions taken from the ring while registering further entries.
@@ -115,6 +119,8 @@ impl Queue {
             qid,
             ring_fd,
             place: Mutex::new(place),
+            server: std::thread::current().id(),
+            help: Help::default(),
             entries: Entries::default(),
             early: Mutex::default(),
             late: Mutex::default(),
@@ -331,19 +337,11 @@ impl Queue {
     }
 
     /// Chooses the CPU of this thread by the requests it gets.
-    pub(super) fn choose_place(&self, arrived: &Arrived) {
-        let is_read_ahead = arrived.header.opcode == Opcode::Read.code() && self.is_read_ahead(arrived);
+    pub(super) fn choose_place(&self, read: Option<&ReadIn>) {
+        // Reads into the page cache do not name the owner of locks, those that a caller waits for do.
+        let is_read_ahead =
+            read.is_some_and(|arg| arg.size >= LARGE && arg.read_flags & abi::READ_LOCKOWNER == 0);
         self.place.lock().note(is_read_ahead);
-    }
-
-    /// Whether a READ fetches much into the page cache. Those that callers wait for name the owner of their locks.
-    fn is_read_ahead(&self, arrived: &Arrived) -> bool {
-        let mut op_in = [0; OP_IN_LEN];
-        if let Some(area) = self.area(arrived.index) {
-            area.op_in(&mut op_in[..arrived.op_len]);
-        }
-        ReadIn::read_from(&op_in[..arrived.op_len])
-            .is_some_and(|arg| arg.size >= LARGE && arg.read_flags & abi::READ_LOCKOWNER == 0)
     }
 
     /// The duty to answer a request.
@@ -391,6 +389,45 @@ impl Queue {
         if let Some(answer) = self.entries.owe(index, answer) {
             self.answer_later(index, answer);
         }
+    }
+
+    /// Submits an answer that is in the entry already, or leaves that to the serving thread.
+    fn commit_here_or_there(
+        &self,
+        index: u16,
+        commit_id: u64,
+        area: &Area,
+        header: OutHeader,
+    ) -> io::Result<()> {
+        if std::thread::current().id() == self.server {
+            return self.commit(index, commit_id, area, &header);
+        }
+        self.answer_later(index, Answer { commit_id, header, payload: Vec::new() });
+        Ok(())
+    }
+
+    /// This thread is about to wait, and may help others meanwhile.
+    pub(super) fn offer_help(&self) -> Offered<'_> {
+        self.help.offer()
+    }
+
+    /// Has the serving thread run a job, if it waits; else gives it back.
+    pub(super) fn ask_for_help(&self, job: Job) -> Option<Job> {
+        let refused = self.help.ask(job);
+        if refused.is_none() {
+            self.changed.notify_one();
+        }
+        refused
+    }
+
+    /// The argument of a READ.
+    pub(super) fn read_in(&self, arrived: &Arrived) -> Option<ReadIn> {
+        if arrived.header.opcode != Opcode::Read.code() {
+            return None;
+        }
+        let mut op_in = [0; OP_IN_LEN];
+        self.area(arrived.index)?.op_in(&mut op_in[..arrived.op_len]);
+        ReadIn::read_from(&op_in[..arrived.op_len])
     }
 
     fn answer_later(&self, index: u16, answer: Answer) {
@@ -468,6 +505,10 @@ impl Arrived {
         self.header.unique
     }
 
+    pub(super) fn payload_len(&self) -> usize {
+        self.payload_len
+    }
+
     pub(super) fn is_write(&self) -> bool {
         self.header.opcode == Opcode::Write.code()
     }
@@ -479,7 +520,6 @@ impl Arrived {
 }
 
 /// The right and duty to answer one request. Dropped without an answer it answers `EIO`, so that an entry is never lost.
-/// To be used on the serving thread.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     queue: Arc<Queue>,
@@ -504,15 +544,15 @@ impl Ticket {
                     area.set_payload(at, part);
                     at += part.len();
                 }
-                self.queue.commit(self.index, self.commit_id, &area, &header)
+                self.queue.commit_here_or_there(self.index, self.commit_id, &area, header)
             }
             Closed::Lent => {
                 let payload = parts.iter().flat_map(|part| part.iter().copied()).collect();
                 let answer = Answer { commit_id: self.commit_id, header, payload };
-                match self.queue.entries.owe(self.index, answer) {
-                    Some(answer) => self.queue.answer(self.index, &answer),
-                    None => Ok(()),
+                if let Some(answer) = self.queue.entries.owe(self.index, answer) {
+                    self.queue.answer_later(self.index, answer);
                 }
+                Ok(())
             }
         }
     }
@@ -530,7 +570,7 @@ impl Ticket {
             Closed::Free(_) | Closed::Lent => {
                 lent.give_back();
                 let area = self.queue.area(self.index).ok_or(io::ErrorKind::NotFound)?;
-                self.queue.commit(self.index, self.commit_id, &area, &header)
+                self.queue.commit_here_or_there(self.index, self.commit_id, &area, header)
             }
         }
     }
