@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// The wanted transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
-    /// The best that is known to be reliable here: classic.
+    /// What is never much behind: classic, at present. io_uring is ahead but for large data of many callers.
     #[default]
     Auto,
     /// read(2) and writev(2) on `/dev/fuse`.
