@@ -128,6 +128,8 @@ pub struct ValorConfig {
     pub channels: usize,
     /// How requests travel: `auto`, `classic` or `uring`.
     pub transport: String,
+    /// Over io_uring, threads of the kernel look for answers: lower latency for more CPU time.
+    pub sqpoll: bool,
     /// Share of requests that are waited for by blocking at once: "0" (adaptive) to "1" (plain FUSE), or `auto`.
     pub mix: String,
     /// Longest time to spin for a request.
@@ -212,6 +214,7 @@ impl Default for ValorConfig {
         ValorConfig {
             channels: 0,
             transport: "auto".into(),
+            sqpoll: false,
             mix: "1".into(),
             max_window: Duration::from_micros(50),
             spin_budget: 0.25,
@@ -280,6 +283,7 @@ impl Tree for Config {
         "meta.background_closer.max_concurrent",
         "valor.channels",
         "valor.transport",
+        "valor.sqpoll",
         "valor.spin_budget",
         "valor.pm_qos",
         "valor.write_behind",

@@ -57,6 +57,8 @@ impl<C: Cluster> Core<C> {
             return Err(Errno::EROFS);
         }
         let handle = self.file(r.fh)?;
+        // It may be sent after the answer.
+        let data = r.data.keep().await;
         if r.kill_suidgid {
             self.kill_set_id(cx, &handle.node).await?;
         }
@@ -64,7 +66,7 @@ impl<C: Cluster> Core<C> {
         // Pages written back by the kernel have their place already.
         let append = flags & libc::O_APPEND != 0 && !r.from_cache;
         let direct = flags & libc::O_DIRECT != 0;
-        let incoming = Incoming { user: self.user(cx), offset: r.offset, data: r.data, direct, append };
+        let incoming = Incoming { user: self.user(cx), offset: r.offset, data, direct, append };
         self.write(&handle, incoming).await.map(Written)
     }
 

@@ -68,6 +68,7 @@ pub fn mount<C: Cluster>(fs: FuseFs<C>) -> Result<Session, MountError> {
         .mount_options(options)
         .wait(wait)
         .transport(transport)
+        .sqpoll(config.valor.sqpoll)
         .notify_threads(config.notify_inval_threads)
         .buffers(in_use + SPARE_BUFFERS)
         .on_channel_start(move |_| {

@@ -102,6 +102,10 @@ pub struct MountArgs {
     /// How requests travel between the kernel and this process; `uring` is experimental. [config: valor.transport]
     #[arg(long, value_name = "auto|classic|uring")]
     pub transport: Option<xfuse::Transport>,
+    /// Over io_uring, let threads of the kernel look for answers: lower latency for more CPU time.
+    /// [config: valor.sqpoll]
+    #[arg(long)]
+    pub sqpoll: bool,
     /// Share of requests waited for by blocking at once: 0 (spin first) to 1 (plain FUSE), or `auto`.
     /// [config: valor.mix]
     #[arg(long, value_name = "A")]
@@ -198,6 +202,7 @@ fn waiting_overrides(args: &MountArgs) -> Vec<(String, String)> {
     let text = |text: String| format!("\"{text}\"");
     let settings = [
         ("transport", args.transport.map(|transport| text(transport.to_string()))),
+        ("sqpoll", args.sqpoll.then(|| "true".to_owned())),
         ("mix", args.mix.map(|mix| text(mix.to_string()))),
         ("channels", args.channels.map(|count| count.to_string())),
         ("max_window", args.max_window.map(|micros| text(format!("{micros}us")))),

@@ -127,9 +127,10 @@ fn the_socket_is_private_and_refuses_nonsense() {
 #[test]
 fn every_transport_that_can_be_asked_for_serves() {
     let mut cluster = Cluster::start(&["--replicas", "1"]);
-    for transport in ["classic", "uring", "auto"] {
-        let more = ["--transport", transport, "--channels", "7"];
-        let dir = cluster.mount_again_with(transport, &more);
+    for (transport, sqpoll) in [("classic", false), ("uring", false), ("uring", true), ("auto", false)] {
+        let mut more = vec!["--transport", transport, "--channels", "7"];
+        more.extend(sqpoll.then_some("--sqpoll"));
+        let dir = cluster.mount_again_with(&format!("{transport}-{sqpoll}"), &more);
         let file = dir.join("file");
         std::fs::write(&file, transport).expect("write");
         assert_eq!(std::fs::read_to_string(&file).expect("read"), transport);

@@ -149,6 +149,19 @@ impl RequestBuffer {
         }
     }
 
+    /// The same for reading.
+    pub(crate) fn memory(&self) -> &[u8] {
+        match &self.mapping {
+            Some(mapping) => &mapping.bytes()[START..],
+            None => &[],
+        }
+    }
+
+    /// Bytes of the largest request that it holds.
+    pub(crate) fn room(&self) -> usize {
+        self.memory().len()
+    }
+
     /// Says that the next request is the first `len` bytes of `space`.
     pub(crate) fn set_filled(&mut self, len: usize) {
         self.filled = len;
@@ -167,10 +180,7 @@ impl RequestBuffer {
 
 impl AsRef<[u8]> for RequestBuffer {
     fn as_ref(&self) -> &[u8] {
-        match &self.mapping {
-            Some(mapping) => &mapping.bytes()[START..START + self.filled],
-            None => &[],
-        }
+        &self.memory()[..self.filled]
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::abi::{INTERRUPT_BIT, InHeader};
 use crate::inflight::SlotGuard;
+use crate::payload::{Room, Rooms};
 
 /// The caller of a request, as the kernel describes it.
 #[derive(Debug)]
@@ -12,6 +13,7 @@ pub struct Context {
     pid: u32,
     groups: Vec<u32>,
     slot: Option<SlotGuard>,
+    rooms: Rooms,
 }
 
 impl Context {
@@ -21,12 +23,17 @@ impl Context {
             slot.assign(header.unique, header.pid);
         }
         let InHeader { unique, uid, gid, pid, .. } = *header;
-        Context { unique, uid, gid, pid, groups, slot: Some(slot) }
+        Context { unique, uid, gid, pid, groups, slot: Some(slot), rooms: Rooms::default() }
+    }
+
+    /// With places to make the answer in.
+    pub(crate) fn with_rooms(self, rooms: Rooms) -> Self {
+        Context { rooms, ..self }
     }
 
     /// A context that belongs to no session: for calling a [`Filesystem`](crate::Filesystem) directly.
     pub fn detached(uid: u32, gid: u32, pid: u32) -> Self {
-        Context { unique: 0, uid, gid, pid, groups: Vec::new(), slot: None }
+        Context { unique: 0, uid, gid, pid, groups: Vec::new(), slot: None, rooms: Rooms::default() }
     }
 
     /// Request id. Has [`UNIQUE_RESEND`](crate::abi::UNIQUE_RESEND) set if it may have been executed before.
@@ -57,6 +64,16 @@ impl Context {
     /// Whether the caller got a signal and waits in vain. The answer is still used if there is one.
     pub fn is_interrupted(&self) -> bool {
         self.slot.as_ref().is_some_and(SlotGuard::is_interrupted)
+    }
+
+    /// Room to make the answer to a READ in: where the kernel takes it from, over io_uring, so that it is not copied; else a
+    /// request buffer of the session, which is waited for. What lies there before is arbitrary, perhaps other callers'
+    /// data. `size` is that of the request; more than it is not answered.
+    ///
+    /// As long as a room exists, its request is not answered, not even when the caller is killed. So it is best taken when
+    /// the data is there.
+    pub async fn room(&self, size: u32) -> Room {
+        self.rooms.take(size as usize).await
     }
 
     /// Completes when the caller was killed and has been let go: nobody waits for the answer any more, and whatever is

@@ -1,6 +1,8 @@
 //! Bounds-checked reading of request bodies. Nothing here trusts the sender.
 
 use crate::abi::{self, InHeader, InitFlags, Pod};
+use crate::buffer::Pool;
+use crate::payload::Payload;
 use bytes::Bytes;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -82,17 +84,24 @@ pub struct Body<'a> {
     rest: &'a [u8],
     /// The buffer `rest` points into, when it is reference counted; lets payloads leave without a copy.
     base: Option<&'a Bytes>,
+    /// `base` is lent for the time of the request; where to take buffers for what is to be kept.
+    lent: Option<&'a Pool>,
 }
 
 impl<'a> Body<'a> {
     /// A body in borrowed memory.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Body { rest: bytes, base: None }
+        Body { rest: bytes, base: None, lent: None }
     }
 
     /// A body that is a part of `base`.
     pub fn in_buffer(bytes: &'a [u8], base: &'a Bytes) -> Self {
-        Body { rest: bytes, base: Some(base) }
+        Body { rest: bytes, base: Some(base), lent: None }
+    }
+
+    /// A body that is a part of `base`, which is lent for the time of the request.
+    pub(crate) fn lent(bytes: &'a [u8], base: &'a Bytes, pool: &'a Pool) -> Self {
+        Body { rest: bytes, base: Some(base), lent: Some(pool) }
     }
 
     /// The next struct.
@@ -132,6 +141,15 @@ impl<'a> Body<'a> {
         Ok(match self.base {
             Some(base) => base.slice_ref(taken),
             None => Bytes::copy_from_slice(taken),
+        })
+    }
+
+    /// The next `len` bytes, where they are.
+    pub(crate) fn in_place(&mut self, len: usize) -> Result<Payload, DecodeError> {
+        let bytes = self.payload(len)?;
+        Ok(match self.lent {
+            Some(pool) => Payload::lent(bytes, pool.clone()),
+            None => Payload::from(bytes),
         })
     }
 

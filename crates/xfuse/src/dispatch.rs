@@ -2,7 +2,7 @@
 
 use crate::abi::{self, InHeader, Opcode};
 use crate::buffer::Pool;
-use crate::channel::uring;
+use crate::channel::uring::{self, Lent};
 use crate::context::Context;
 use crate::decode::{self, Body, Decode, DecodeError, Shape};
 use crate::device;
@@ -11,6 +11,7 @@ use crate::fs::Filesystem;
 use crate::inflight::{Inflight, SlotGuard};
 use crate::interrupt::{self, Interrupt};
 use crate::notify::{self, Retrieved};
+use crate::payload::Rooms;
 use crate::reply::{Copied, Given, Reply, Sink, Written};
 use crate::request::*;
 use crate::stats::ChannelStats;
@@ -80,6 +81,8 @@ pub(crate) enum RequestBytes {
     Small([u8; SMALL], u16),
     /// The page-aligned buffer.
     Large(Bytes),
+    /// In the entry that it arrived in, which cannot be answered as long as this exists.
+    Lent(Bytes),
 }
 
 impl RequestBytes {
@@ -92,7 +95,7 @@ impl RequestBytes {
     fn bytes(&self) -> &[u8] {
         match self {
             RequestBytes::Small(bytes, len) => &bytes[..usize::from(*len)],
-            RequestBytes::Large(bytes) => bytes,
+            RequestBytes::Large(bytes) | RequestBytes::Lent(bytes) => bytes,
         }
     }
 }
@@ -119,6 +122,13 @@ struct Replier<'a> {
 impl Sink for Replier<'_> {
     fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         self.lane.send(self.route, self.unique, 0, parts)
+    }
+
+    fn send_lent(&self, lent: &Lent, len: usize) -> io::Result<()> {
+        match self.route {
+            Route::Entry(ticket) => ticket.send_lent(lent, len),
+            Route::Device => self.send(&[IoSlice::new(&lent.as_ref()[..len])]),
+        }
     }
 }
 
@@ -160,18 +170,32 @@ impl<F: Filesystem> Job<F> {
         let mut body = match &self.request {
             RequestBytes::Small(..) => Body::new(body),
             RequestBytes::Large(base) => Body::in_buffer(body, base),
+            RequestBytes::Lent(base) => Body::lent(body, base, &self.shared.pool),
         };
         R::decode(&self.header, &mut body, self.shared.shape)
     }
 
-    /// Decodes the arguments, runs the handler and answers.
+    /// Decodes the arguments and runs the handler.
     async fn run<'a, R, T, H, Fut>(&'a self, handler: H) -> Result<T, Errno>
     where
         R: Decode<'a>,
         H: FnOnce(&'a F, &'a Context, R) -> Fut,
         Fut: Future<Output = Result<T, Errno>>,
     {
-        match self.decode::<R>() {
+        self.handle(self.decode::<R>(), handler).await
+    }
+
+    /// Runs the handler on decoded arguments.
+    async fn handle<'a, R, T, H, Fut>(
+        &'a self,
+        request: Result<R, DecodeError>,
+        handler: H,
+    ) -> Result<T, Errno>
+    where
+        H: FnOnce(&'a F, &'a Context, R) -> Fut,
+        Fut: Future<Output = Result<T, Errno>>,
+    {
+        match request {
             Ok(request) => {
                 self.contain(async move { handler(&self.shared.fs, &self.cx, request).await }).await
             }
@@ -271,22 +295,37 @@ pub(crate) fn dispatch<F: Filesystem>(
         .and_then(|(header, _, extensions)| Ok((header, decode::supplementary_groups(extensions)?)))
     {
         Ok(split) => split,
-        Err(error) => return refuse_bytes(lane, &route, request.bytes(), error),
+        Err(error) => return refuse_request(lane, &route, request, error),
     };
     let Some(opcode) = Opcode::from_code(header.opcode) else {
         lane.stats.unknown.fetch_add(1, Relaxed);
         tracing::debug!(opcode = header.opcode, "unknown operation");
         return lane.send_error(&route, header.unique, Errno::ENOSYS);
     };
-    let cx = Context::new(&header, groups, slot);
+    let mut cx = Context::new(&header, groups, slot);
+    if opcode == Opcode::Read {
+        cx = cx.with_rooms(rooms(shared, &route));
+    }
     let (shared, lane) = (shared.clone(), lane.clone());
     start(Job { shared, lane, header, opcode, request, cx, route, started: Instant::now() });
 }
 
+/// Where the answer to a READ can be made.
+fn rooms<F>(shared: &Shared<F>, route: &Route) -> Rooms {
+    let entry = match route {
+        Route::Entry(ticket) => Some(ticket.room()),
+        Route::Device => None,
+    };
+    Rooms::new(shared.pool.clone(), entry)
+}
+
 /// Answers a request whose header or extensions make no sense.
-fn refuse_bytes(lane: &Lane, route: &Route, request: &[u8], error: DecodeError) {
-    let unique = <InHeader as abi::Pod>::read_from(request).map(|header| header.unique);
-    refuse(lane, route, unique, request.len(), error);
+fn refuse_request(lane: &Lane, route: &Route, request: RequestBytes, error: DecodeError) {
+    let unique = <InHeader as abi::Pod>::read_from(request.bytes()).map(|header| header.unique);
+    let len = request.bytes().len();
+    // It may lie where the answer goes.
+    drop(request);
+    refuse(lane, route, unique, len, error);
 }
 
 /// Counts a request that makes no sense, and answers it if that is possible.
@@ -325,7 +364,7 @@ fn start<F: Filesystem>(job: Job<F>) {
         Opcode::Create => to!(create: Create),
         Opcode::Tmpfile => to!(tmpfile: Tmpfile),
         Opcode::Read => to!(read: Read),
-        Opcode::Write => to!(write: Write),
+        Opcode::Write => write(job),
         Opcode::Statfs => to!(statfs: Statfs),
         Opcode::Flush => to!(flush: Flush),
         Opcode::Release => to!(release: Release),
@@ -365,6 +404,16 @@ fn start<F: Filesystem>(job: Job<F>) {
         Opcode::Destroy => job.answer(Ok(())),
         Opcode::Init | Opcode::CuseInit => job.answer::<()>(Err(Errno::EIO)),
     }
+}
+
+fn write<F: Filesystem>(mut job: Job<F>) {
+    launch(async move {
+        let request = job.decode::<Write>();
+        // From here on only the handler has the data.
+        job.request = RequestBytes::small(&[]);
+        let outcome = job.handle(request, |fs, cx, request| fs.write(cx, request)).await;
+        job.answer(outcome);
+    });
 }
 
 fn forget<F: Filesystem>(job: &Job<F>) {

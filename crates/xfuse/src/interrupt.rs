@@ -58,10 +58,7 @@ pub(crate) fn deliver<F: Send + Sync + 'static>(
 /// False if the request is on none of the lanes.
 fn mark(lanes: &[Arc<Lane>], target: u64) -> bool {
     let Some(lane) = lanes.iter().find(|lane| lane.inflight.interrupt(target)) else { return false };
-    // The entry of a queue is its handler's to answer.
-    if matches!(lane.port, Port::Device) {
-        tokio::spawn(let_go_when_killed(lane.clone(), target));
-    }
+    tokio::spawn(let_go_when_killed(lane.clone(), target));
     true
 }
 
@@ -77,7 +74,10 @@ async fn let_go_when_killed(lane: Arc<Lane>, target: u64) {
             tracing::info!(caller, unique = target, "a caller was killed; its request goes on without it");
             lane.inflight.abandon(target);
             // The handler's own answer will come too late, and be counted so.
-            let _ = device::send(&lane.fd, target, -Errno::EINTR.0, &[]);
+            match &lane.port {
+                Port::Device => drop(device::send(&lane.fd, target, -Errno::EINTR.0, &[])),
+                Port::Queue(queue) => queue.let_go(target, -Errno::EINTR.0),
+            }
             return;
         }
     }

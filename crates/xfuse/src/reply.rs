@@ -1,6 +1,7 @@
 //! Typed replies and how they become the segments of one writev(2).
 
 use crate::abi::{self, Pod};
+use crate::channel::uring::Lent;
 use crate::dirbuf::{DirBuffer, DirPlusBuffer};
 use crate::request::split_duration;
 use bytes::Bytes;
@@ -81,16 +82,19 @@ pub struct Created {
     pub opened: Opened,
 }
 
-/// Reply to READ and READLINK: segments that are sent without copying.
-#[derive(Debug, Clone, Default)]
+/// Reply to READ and READLINK: segments that are sent without joining them first, or what was made in a
+/// [`Room`](crate::Room).
+#[derive(Debug, Default)]
 pub struct Data(Segments);
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 enum Segments {
     #[default]
     Empty,
     One(Bytes),
     Many(Vec<Bytes>),
+    /// So many bytes where they are to be.
+    Lent(Lent, usize),
 }
 
 impl Data {
@@ -99,18 +103,26 @@ impl Data {
         Data(Segments::Empty)
     }
 
+    /// The first `len` bytes of what is lent.
+    pub(crate) fn lent(lent: Lent, len: usize) -> Self {
+        let len = len.min(lent.len());
+        Data(Segments::Lent(lent, len))
+    }
+
     /// The segments in reading order.
-    pub fn as_slices(&self) -> &[Bytes] {
-        match &self.0 {
-            Segments::Empty => &[],
-            Segments::One(bytes) => std::slice::from_ref(bytes),
-            Segments::Many(list) => list,
-        }
+    pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
+        let (list, lent): (&[Bytes], _) = match &self.0 {
+            Segments::Empty => (&[], None),
+            Segments::One(bytes) => (std::slice::from_ref(bytes), None),
+            Segments::Many(list) => (list, None),
+            Segments::Lent(lent, len) => (&[], Some(&lent.as_ref()[..*len])),
+        };
+        list.iter().map(|bytes| &bytes[..]).chain(lent)
     }
 
     /// Total bytes.
     pub fn len(&self) -> usize {
-        self.as_slices().iter().map(Bytes::len).sum()
+        self.segments().map(<[u8]>::len).sum()
     }
 
     /// Whether there are no bytes.
@@ -208,6 +220,9 @@ pub enum IoctlReply {
 pub(crate) trait Sink {
     /// Sends the segments after an [`abi::OutHeader`] with error 0.
     fn send(&self, parts: &[IoSlice<'_>]) -> std::io::Result<()>;
+
+    /// The same for the first `len` bytes of what is lent, which is given back.
+    fn send_lent(&self, lent: &Lent, len: usize) -> std::io::Result<()>;
 }
 
 /// How a reply type is written to a sink.
@@ -303,7 +318,12 @@ const MAX_SEGMENTS: usize = 64;
 
 impl Reply for Data {
     fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
-        let segments = self.as_slices();
+        let segments = match &self.0 {
+            Segments::Empty => &[],
+            Segments::One(bytes) => std::slice::from_ref(bytes),
+            Segments::Many(list) => &list[..],
+            Segments::Lent(lent, len) => return sink.send_lent(lent, *len),
+        };
         if segments.len() <= MAX_SEGMENTS {
             let mut parts = [IoSlice::new(&[]); MAX_SEGMENTS];
             for (part, segment) in parts.iter_mut().zip(segments) {

@@ -1,10 +1,10 @@
 //! Typed requests: what each handler of [`Filesystem`](crate::Filesystem) gets.
 //!
-//! Names are borrowed from the request buffer; only WRITE data is reference counted, so that it may outlive the call.
+//! Names are borrowed from the request buffer; only WRITE data is owned, so that it may outlive the call.
 
 use crate::abi::{self, InHeader};
 use crate::decode::{Body, Decode, DecodeError, Shape};
-use bytes::Bytes;
+use crate::payload::Payload;
 use std::ffi::OsStr;
 use std::time::Duration;
 
@@ -232,8 +232,8 @@ requests! {
         fh: u64 = arg.fh,
         /// First byte.
         offset: u64 = arg.offset,
-        /// What to write. Keeps a request buffer of the session in use until dropped.
-        data: Bytes = b.payload(arg.size as usize)?,
+        /// What to write, where it arrived. Keeps a request buffer of the session in use until dropped.
+        data: Payload = b.in_place(arg.size as usize)?,
         /// `O_*` of the open file at present.
         flags: u32 = arg.flags,
         /// Lock owner of the caller.

@@ -52,8 +52,10 @@ pub struct SessionBuilder<F> {
     wait: WaitPolicy,
     transport: Transport,
     queue_depth: u16,
+    sqpoll: bool,
     drain_timeout: Duration,
     fault: bool,
+    refuse_sqpoll: bool,
 }
 
 /// A mounted file system being served. Dropping it detaches the mount.
@@ -90,8 +92,10 @@ impl Session {
             wait: WaitPolicy::default(),
             transport: Transport::Auto,
             queue_depth: 8,
+            sqpoll: false,
             drain_timeout: DRAIN_TIMEOUT,
             fault: false,
+            refuse_sqpoll: false,
         }
     }
 }
@@ -153,6 +157,15 @@ impl<F: Filesystem> SessionBuilder<F> {
         self
     }
 
+    /// With io_uring, lets a thread of the kernel for each queue, on the queue's CPU, look for answers and deliver requests
+    /// (`IORING_SETUP_SQPOLL`; default off). Handlers run on another CPU then, and need no system calls to answer: the
+    /// lowest latency where CPUs are to spare, but bulk data takes several times the CPU time. The kernel's threads sleep
+    /// when nothing came for a millisecond. Where the kernel does not permit it, queues go on without.
+    pub fn sqpoll(mut self, polled: bool) -> Self {
+        self.sqpoll = polled;
+        self
+    }
+
     /// How long requests may take to end after the kernel has gone (default 30 s), before the session ends without
     /// them.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
@@ -164,6 +177,13 @@ impl<F: Filesystem> SessionBuilder<F> {
     #[doc(hidden)]
     pub fn fail_queues(mut self) -> Self {
         self.fault = true;
+        self
+    }
+
+    /// Makes it seem that SQPOLL is not permitted, for tests of what follows.
+    #[doc(hidden)]
+    pub fn refuse_sqpoll(mut self) -> Self {
+        self.refuse_sqpoll = true;
         self
     }
 
@@ -212,10 +232,11 @@ impl<F: Filesystem> SessionBuilder<F> {
             workers.clear();
             negotiated.flags = negotiated.flags - InitFlags::OVER_IO_URING;
         }
-        if let Some(reason) = &fallback {
+        let uring = !workers.is_empty();
+        if let (Some(reason), false) = (&fallback, uring) {
             tracing::warn!(reason, "FUSE over io_uring is not used");
         }
-        let uring = !workers.is_empty();
+        let sqpoll = uring && workers.iter().all(|worker| worker.queue.is_polled());
         let transport = if uring { Transport::Uring } else { Transport::Classic };
         // Before the channels measure what a wake-up costs.
         let pm_qos = hold_pm_qos(&self.wait);
@@ -269,7 +290,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             negotiated,
             stats,
             wait: WaitHandle(wait),
-            transport: InUse { transport, fallback },
+            transport: InUse { transport, sqpoll, fallback },
             notify,
             ended,
             threads: Mutex::new(threads),
@@ -291,10 +312,20 @@ impl<F: Filesystem> SessionBuilder<F> {
                 Some("the session does not know its mount, which it may have to abort".into()),
             );
         }
-        match start::prepare(device, self.queue_depth) {
+        let mut refused = None;
+        let mut prepared = match self.sqpoll && self.refuse_sqpoll {
+            true => Err("a test does not permit it".to_owned()),
+            false => start::prepare(device, self.queue_depth, self.sqpoll),
+        };
+        if let (Err(reason), true) = (&prepared, self.sqpoll) {
+            tracing::warn!(reason, "no SQPOLL rings");
+            refused = Some(format!("no SQPOLL rings: {reason}"));
+            prepared = start::prepare(device, self.queue_depth, false);
+        }
+        match prepared {
             Ok(workers) => {
                 self.init.want |= InitFlags::OVER_IO_URING | InitFlags::INIT_EXT;
-                (workers, None)
+                (workers, refused)
             }
             Err(reason) => (Vec::new(), Some(reason)),
         }
@@ -332,7 +363,8 @@ impl<F: Filesystem> SessionBuilder<F> {
                 WaitState::new(&WaitPolicy::default(), Vec::new())
             };
             let (port, room) = match worker {
-                Some(worker) => (Port::Queue(worker.queue.clone()), 2 * u32::from(self.queue_depth.max(1))),
+                // Handlers whose callers were let go keep their places, while their entries are used again.
+                Some(worker) => (Port::Queue(worker.queue.clone()), 16 * u32::from(self.queue_depth.max(1))),
                 None => (Port::Device, self.max_in_flight),
             };
             lanes.push(Arc::new(Lane { fd, port, stats, inflight: Inflight::new(room), wait }));

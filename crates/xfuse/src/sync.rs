@@ -4,6 +4,6 @@
 //! have their unit tests in files of their own, so that these are not compiled along.
 
 pub(crate) use parking_lot::Mutex;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub(crate) use tokio::sync::Notify;
 pub(crate) use tokio::time::timeout;

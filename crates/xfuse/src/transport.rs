@@ -6,13 +6,13 @@ use std::str::FromStr;
 /// The wanted transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
-    /// The best that is known to be reliable here: classic.
+    /// What is never much behind: classic, at present. io_uring is ahead but for large data of many callers.
     #[default]
     Auto,
     /// read(2) and writev(2) on `/dev/fuse`.
     Classic,
     /// FUSE over io_uring, if the kernel has it enabled; classic otherwise. Handlers run on threads pinned to a CPU, and
-    /// threads that they start are pinned like them.
+    /// threads that they start are pinned like them; which thread that is may change from request to request.
     Uring,
 }
 
@@ -49,7 +49,9 @@ impl fmt::Display for Transport {
 pub struct InUse {
     /// [`Transport::Classic`] or [`Transport::Uring`].
     pub transport: Transport,
-    /// Why it is not the one that was asked for.
+    /// The kernel polls the rings of io_uring.
+    pub sqpoll: bool,
+    /// Why it is not what was asked for.
     pub fallback: Option<String>,
 }
 

@@ -4,21 +4,26 @@ mod common;
 
 #[path = "bodies/faults.rs"]
 mod faults;
+#[path = "bodies/in_place.rs"]
+mod in_place;
 #[path = "bodies/operations.rs"]
 mod operations;
 
 use common::memfs::{MemFs, Options};
 use common::{can_mount, eventually};
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 use xfuse::abi::{InitFlags, Opcode};
-use xfuse::request::{Getattr, Lookup};
+use xfuse::request::{Getattr, Lookup, Open, Read};
 use xfuse::stats::WaitStats;
 use xfuse::{
-    Attr, Context, Entry, Errno, Filesystem, Mix, Session, SessionBuilder, Transport, WaitPolicy, abi,
+    Attr, Context, Data, Entry, Errno, Filesystem, Mix, Opened, Session, SessionBuilder, Transport,
+    WaitPolicy, abi,
 };
 
 fn builder(fs: impl Filesystem) -> SessionBuilder<impl Filesystem> {
@@ -119,6 +124,109 @@ fn a_queue_that_fails_ends_the_mount_instead_of_hanging_it() {
     session.break_queues();
     eventually("the end of the session", || session.is_ended());
     session.wait();
+}
+
+/// One long file. Notes how many CPUs its thread may use, and which threads read.
+#[derive(Clone, Default)]
+struct Long {
+    cpus: Arc<AtomicUsize>,
+    readers: Arc<Mutex<HashSet<ThreadId>>>,
+    direct: bool,
+}
+
+impl Long {
+    fn note(&self) {
+        let set = rustix::thread::sched_getaffinity(None).unwrap();
+        self.cpus.store(set.count() as usize, Ordering::SeqCst);
+    }
+
+    fn attr(ino: u64) -> abi::Attr {
+        let mode = if ino == abi::ROOT_ID { libc::S_IFDIR | 0o755 } else { libc::S_IFREG | 0o644 };
+        abi::Attr { ino, mode, nlink: 1, size: 256 << 20, ..Default::default() }
+    }
+}
+
+impl Filesystem for Long {
+    async fn lookup(&self, _: &Context, _: Lookup<'_>) -> Result<Entry, Errno> {
+        Ok(Entry { nodeid: 2, attr: Long::attr(2), ..Entry::default() })
+    }
+
+    async fn getattr(&self, _: &Context, r: Getattr) -> Result<Attr, Errno> {
+        self.note();
+        Ok(Attr { valid: Duration::ZERO, attr: Long::attr(r.ino) })
+    }
+
+    async fn open(&self, _: &Context, _: Open) -> Result<Opened, Errno> {
+        Ok(Opened { flags: if self.direct { abi::FOPEN_DIRECT_IO } else { 0 }, ..Opened::default() })
+    }
+
+    async fn read(&self, cx: &Context, r: Read) -> Result<Data, Errno> {
+        self.note();
+        self.readers.lock().unwrap().insert(std::thread::current().id());
+        // So that those that are first do not also wait for it.
+        tokio::task::yield_now().await;
+        Ok(cx.room(r.size).await.filled(r.size as usize))
+    }
+}
+
+#[test]
+fn a_thread_leaves_its_cpu_to_the_reader_of_a_stream() {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap().count() as usize;
+    if !can_mount() || allowed < 2 {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let fs = Long::default();
+    let cpus = fs.cpus.clone();
+    let session = builder(fs).mount(dir.path()).unwrap();
+    let path = dir.path().join("file");
+    let reader = std::thread::spawn(move || {
+        // All through one queue.
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(rustix::thread::sched_getcpu());
+        rustix::thread::sched_setaffinity(None, &set).unwrap();
+        let file = fs::File::open(path).unwrap();
+        let (mut at, mut block) = (0, vec![0; 256 << 10]);
+        eventually("the thread to leave", || {
+            file.read_exact_at(&mut block, at % (255 << 20)).unwrap();
+            at += block.len() as u64;
+            cpus.load(Ordering::SeqCst) == allowed
+        });
+        eventually("the thread to return", || {
+            file.metadata().unwrap();
+            cpus.load(Ordering::SeqCst) == 1
+        });
+    });
+    reader.join().unwrap();
+    end(&session);
+}
+
+#[test]
+fn threads_that_wait_help_the_queue_of_a_crowd() {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap().count();
+    if !can_mount() || allowed < 2 {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let fs = Long { direct: true, ..Long::default() };
+    let session = builder(fs.clone()).mount(dir.path()).unwrap();
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(rustix::thread::sched_getcpu());
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                // All through one queue.
+                rustix::thread::sched_setaffinity(None, &set).unwrap();
+                let file = fs::File::open(dir.path().join("file")).unwrap();
+                let mut block = vec![0; 1 << 20];
+                eventually("a second thread", || {
+                    file.read_exact_at(&mut block, 1 << 20).unwrap();
+                    fs.readers.lock().unwrap().len() > 1
+                });
+            });
+        }
+    });
+    end(&session);
 }
 
 /// LOOKUP waits for ever, whatever happens to its caller.

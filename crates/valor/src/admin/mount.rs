@@ -90,10 +90,11 @@ fn settings_line(report: &Report) -> String {
     let fallback = report
         .fallback
         .as_ref()
-        .map(|reason| format!(" (not uring: {})", escaped(reason)))
+        .map(|reason| format!(" (not as asked for: {})", escaped(reason)))
         .unwrap_or_default();
+    let sqpoll = if report.sqpoll { " with SQPOLL" } else { "" };
     format!(
-        "{}: transport {}{fallback}, mix {}{chosen}, window up to {} us, a wake-up costs {:.1} us",
+        "{}: transport {}{sqpoll}{fallback}, mix {}{chosen}, window up to {} us, a wake-up costs {:.1} us",
         escaped(&report.mount_point),
         escaped(&report.transport),
         escaped(&report.mix),

@@ -54,6 +54,7 @@ impl Target {
             mount_point: self.mount_point.display().to_string(),
             pid: std::process::id(),
             transport: self.transport.transport.to_string(),
+            sqpoll: self.transport.sqpoll,
             fallback: self.transport.fallback.clone(),
             mix: self.wait.mix().to_string(),
             share: self.wait.share(),

@@ -10,7 +10,9 @@ pub struct Report {
     pub mount_point: String,
     pub pid: u32,
     pub transport: String,
-    /// Why the transport is not the one that was asked for.
+    /// The kernel polls the rings of io_uring.
+    pub sqpoll: bool,
+    /// Why the transport is not what was asked for.
     pub fallback: Option<String>,
     /// The setting: a share or `auto`.
     pub mix: String,

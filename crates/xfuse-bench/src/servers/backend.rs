@@ -52,6 +52,8 @@ pub trait Backend: Send + Sync + 'static {
     fn open(&self, ino: u64, flags: u32) -> Result<u64>;
     fn release(&self, handle: u64);
     fn read(&self, handle: u64, offset: u64, size: usize) -> Result<Bytes>;
+    /// The same for libraries that have memory for the answer.
+    fn read_into(&self, handle: u64, offset: u64, into: &mut [u8]) -> Result<usize>;
     fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<usize>;
     /// The descriptor behind a handle, for libraries that read straight from one.
     fn descriptor(&self, handle: u64) -> Option<BorrowedFd<'_>>;
@@ -126,6 +128,12 @@ impl Backend for Memory {
     fn read(&self, _: u64, offset: u64, size: usize) -> Result<Bytes> {
         let (page, start) = Self::place(offset, size)?;
         Ok(self.pages[page].lock().slice(start..start + size))
+    }
+
+    fn read_into(&self, _: u64, offset: u64, into: &mut [u8]) -> Result<usize> {
+        let (page, start) = Self::place(offset, into.len())?;
+        into.copy_from_slice(&self.pages[page].lock()[start..start + into.len()]);
+        Ok(into.len())
     }
 
     fn write(&self, _: u64, offset: u64, data: &[u8]) -> Result<usize> {
@@ -267,6 +275,10 @@ impl Backend for Tree {
             unsafe { buffer.set_len(len) };
             Ok(buffer.split().freeze())
         })
+    }
+
+    fn read_into(&self, handle: u64, offset: u64, into: &mut [u8]) -> Result<usize> {
+        rustix::io::pread(self.handle(handle), into, offset)
     }
 
     fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<usize> {

@@ -82,6 +82,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "xfuse-spin", kind: Kind::Xfuse(Settings::CLASSIC.mix(0.0)) },
     Variant { name: "xfuse-uring", kind: Kind::Xfuse(Settings::URING) },
     Variant { name: "xfuse-uring-spin", kind: Kind::Xfuse(Settings::URING.mix(0.0)) },
+    Variant { name: "xfuse-sqpoll", kind: Kind::Xfuse(Settings::SQPOLL.mix(0.0)) },
     Variant { name: AUTO, kind: Kind::Xfuse(Settings::AUTO) },
     Variant { name: "libfuse-s", kind: Kind::Libfuse { threads: 1, options: Options::Plain } },
     Variant { name: "libfuse-mt", kind: Kind::Libfuse { threads: 0, options: Options::Plain } },

@@ -19,14 +19,18 @@ pub struct Settings {
     mix: Mix,
     /// Share of one CPU that spinning may use; negative is xfuse's default.
     budget: f64,
+    /// io_uring polled by the kernel.
+    sqpoll: bool,
 }
 
 impl Settings {
     /// Classic channels that only block.
     pub const CLASSIC: Settings =
-        Settings { transport: Transport::Classic, channels: 0, mix: Mix::FUSE, budget: -1.0 };
+        Settings { transport: Transport::Classic, channels: 0, mix: Mix::FUSE, budget: -1.0, sqpoll: false };
     /// io_uring queues that only block.
     pub const URING: Settings = Settings { transport: Transport::Uring, ..Settings::CLASSIC };
+    /// The same, polled by threads of the kernel.
+    pub const SQPOLL: Settings = Settings { sqpoll: true, ..Settings::URING };
     /// Everything chosen by xfuse itself.
     pub const AUTO: Settings = Settings { transport: Transport::Auto, mix: Mix::Auto, ..Settings::CLASSIC };
 
@@ -71,6 +75,7 @@ pub fn serve<B: Backend>(
     }
     let session = builder
         .transport(settings.transport)
+        .sqpoll(settings.sqpoll)
         .wait(policy)
         .mount(mountpoint)
         .map_err(|error| error.to_string())?;
@@ -168,8 +173,10 @@ impl<B: Backend> Filesystem for OnXfuse<B> {
         Ok(())
     }
 
-    async fn read(&self, _: &Context, r: Read) -> std::result::Result<Data, Errno> {
-        self.0.read(r.fh, r.offset, r.size as usize).map(Data::from).map_err(errno)
+    async fn read(&self, cx: &Context, r: Read) -> std::result::Result<Data, Errno> {
+        let mut room = cx.room(r.size).await;
+        let count = self.0.read_into(r.fh, r.offset, &mut room).map_err(errno)?;
+        Ok(room.filled(count))
     }
 
     async fn write(&self, _: &Context, r: Write) -> std::result::Result<Written, Errno> {

@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut options = Options::default();
     let mut mountpoint = None;
     let mut channels = None;
-    let (mut wait, mut transport) = (WaitPolicy::default(), Transport::Auto);
+    let (mut wait, mut transport, mut sqpoll) = (WaitPolicy::default(), Transport::Auto, false);
     let mut args = std::env::args();
     args.next();
     while let Some(arg) = args.next() {
@@ -29,17 +29,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             "--transport" => transport = args.next().ok_or("--transport needs a name")?.parse()?,
             "--pm-qos" => wait.pm_qos = true,
+            "--sqpoll" => sqpoll = true,
             _ => mountpoint = Some(arg),
         }
     }
     let usage = "usage: memfs MOUNTPOINT [--direct-io] [--channels N] [--no-cache] [--mix A|auto] [--max-window US] \
-                 [--pm-qos] [--transport auto|classic|uring]";
+                 [--pm-qos] [--transport auto|classic|uring] [--sqpoll]";
     let mountpoint = mountpoint.ok_or(usage)?;
     let mut init = InitConfig::default();
     init.want |= fs::wanted_flags() | InitFlags::DIRECT_IO_ALLOW_MMAP;
     let mount = MountOptions { fsname: "memfs".into(), subtype: Some("xfuse".into()), ..Default::default() };
     let mut builder =
         Session::builder(MemFs::new(options)).init(init).mount_options(mount).wait(wait).transport(transport);
+    builder = builder.sqpoll(sqpoll);
     if let Some(channels) = channels {
         builder = builder.channels(channels);
     }

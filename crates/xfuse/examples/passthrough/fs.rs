@@ -281,9 +281,9 @@ impl Filesystem for Passthrough {
         Ok(Created { entry: self.find(r.parent, r.name)?, opened: self.keep(fd) })
     }
 
-    async fn read(&self, _: &Context, r: Read) -> Result<Data, Errno> {
+    async fn read(&self, cx: &Context, r: Read) -> Result<Data, Errno> {
         let file = self.file(r.fh)?;
-        let mut bytes = vec![0; r.size as usize];
+        let mut bytes = cx.room(r.size).await;
         let mut have = 0;
         // A short answer would mean the end of the file.
         while have < bytes.len() {
@@ -292,8 +292,7 @@ impl Filesystem for Passthrough {
                 count => have += count,
             }
         }
-        bytes.truncate(have);
-        Ok(bytes.into())
+        Ok(bytes.filled(have))
     }
 
     async fn write(&self, _: &Context, r: Write) -> Result<Written, Errno> {

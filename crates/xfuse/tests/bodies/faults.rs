@@ -1,7 +1,7 @@
 //! What happens when handlers, callers or daemons misbehave.
 
 use crate::common::memfs::{MemFs, Options};
-use crate::common::{can_mount, eventually, mount_with, transport};
+use crate::common::{can_mount, eventually, mount_with};
 use bytes::Bytes;
 use std::ffi::OsStr;
 use std::fs;
@@ -237,8 +237,7 @@ fn interrupts_reach_the_handler() {
 
 #[test]
 fn a_killed_caller_need_not_wait_for_the_handler() {
-    // The entry of a queue can only be answered by its handler.
-    if !can_mount() || transport() == Transport::Uring {
+    if !can_mount() {
         return;
     }
     let fs = Faulty::default();
@@ -264,7 +263,7 @@ fn a_killed_caller_need_not_wait_for_the_handler() {
 
 #[test]
 fn what_comes_too_late_for_a_killed_caller_is_taken_back() {
-    if !can_mount() || transport() == Transport::Uring {
+    if !can_mount() {
         return;
     }
     let fs = Faulty::default();

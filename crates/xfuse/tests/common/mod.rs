@@ -26,9 +26,14 @@ pub fn can_mount() -> bool {
     ok && (transport() == Transport::Classic || parameter::enable_uring())
 }
 
-/// The program `uring` runs the tests of the others through io_uring.
+/// The programs `uring` and `sqpoll` run the tests of the others through io_uring.
 pub fn transport() -> Transport {
-    if env!("CARGO_CRATE_NAME") == "uring" { Transport::Uring } else { Transport::Classic }
+    let uring = ["uring", "sqpoll"].contains(&env!("CARGO_CRATE_NAME"));
+    if uring { Transport::Uring } else { Transport::Classic }
+}
+
+fn sqpoll() -> bool {
+    env!("CARGO_CRATE_NAME") == "sqpoll"
 }
 
 pub fn mount(fs: impl Filesystem) -> Mounted {
@@ -42,8 +47,9 @@ pub fn mount_with(fs: impl Filesystem, channels: usize) -> Mounted {
     let options =
         MountOptions { fsname: "xfuse-test".into(), subtype: Some("xfuse".into()), ..Default::default() };
     let builder = Session::builder(fs).init(init).mount_options(options).channels(channels);
-    let session = builder.transport(transport()).mount(dir.path()).unwrap();
-    assert_eq!(session.transport().transport, transport(), "{:?}", session.transport());
+    let session = builder.transport(transport()).sqpoll(sqpoll()).mount(dir.path()).unwrap();
+    let used = session.transport();
+    assert_eq!((used.transport, used.sqpoll, &used.fallback), (transport(), sqpoll(), &None));
     Mounted { session: Some(session), dir }
 }
 

@@ -5,6 +5,7 @@
 mod requests;
 
 use super::memory::{Area, OP_IN_LEN};
+use super::place::Place;
 use super::{Queue, handle};
 use crate::abi::{InHeader, Opcode, OutHeader, Pod, UringEntInOut};
 use crate::buffer::Pool;
@@ -44,7 +45,7 @@ impl Served {
     fn new() -> Option<Self> {
         let null = |flags| rustix::fs::open("/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
         let device: Arc<OwnedFd> = Arc::new(null(OFlags::RDWR).unwrap());
-        let queue = Queue::new(device.clone(), 0, 1)
+        let queue = Queue::new(device.clone(), 0, 1, Place::pin(u16::MAX))
             .inspect_err(|error| eprintln!("skipped: io_uring: {error}"))
             .ok()?;
         let (index, area) = queue.add_entry(PAYLOAD);

@@ -14,8 +14,7 @@ pub(super) const OP_IN_LEN: usize = crate::abi::URING_OP_IN_OUT_SIZE;
 const ENT_IN_OUT: usize = OP_IN + OP_IN_LEN;
 
 /// One entry's memory. The kernel reads and writes it while an operation on the entry is under way, and nobody else
-/// may then; outside of that it is this side's. Nothing here hands out references into it, so that a mistake in the
-/// order can lead to wrong bytes, never to aliasing.
+/// may then; outside of that it is this side's. All access copies bytes, but for what is lent to handlers.
 #[derive(Debug)]
 pub(super) struct Area {
     start: NonNull<u8>,
@@ -26,10 +25,14 @@ pub(super) struct Area {
 
 // SAFETY: an Area owns its mapping like a Box, and all access goes through raw copies.
 unsafe impl Send for Area {}
-// SAFETY: shared access copies bytes; the queue's mutex orders the accesses of this process.
+// SAFETY: shared access copies bytes, or is what callers of `slice` and `slice_mut` vouch for; the queue's mutex orders
+// the accesses of this process.
 unsafe impl Sync for Area {}
 
 impl Area {
+    /// Where the payload begins, on a page.
+    pub(super) const PAYLOAD: usize = HEADERS;
+
     pub(super) fn new(payload_len: usize) -> io::Result<Self> {
         let (protection, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -102,6 +105,39 @@ impl Area {
     /// The front of the payload.
     pub(super) fn payload(&self, into: &mut [u8]) {
         self.copy_out(HEADERS, into);
+    }
+
+    /// Puts the request header and the first argument right before the payload, so that the request lies there in one
+    /// piece. Returns where it begins. The kernel does not use that part of the page.
+    pub(super) fn join(&self, header: &InHeader, op_len: usize) -> usize {
+        let mut head = [0; size_of::<InHeader>() + OP_IN_LEN];
+        let len = size_of::<InHeader>() + op_len;
+        head[..size_of::<InHeader>()].copy_from_slice(header.as_bytes());
+        self.op_in(&mut head[size_of::<InHeader>()..len]);
+        self.copy_in(HEADERS - len, &head[..len]);
+        HEADERS - len
+    }
+
+    /// Bytes of the mapping.
+    ///
+    /// # Safety
+    /// Nobody may write them while the slice exists: not the kernel, nor anybody through this.
+    pub(super) unsafe fn slice(&self, at: usize, len: usize) -> &[u8] {
+        assert!(at <= self.total() && len <= self.total() - at);
+        // SAFETY: the range lies within the mapping (checked above), which is initialised and lives as long as `self`;
+        // the caller vouches for the rest.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(at), len) }
+    }
+
+    /// Bytes of the mapping, for writing.
+    ///
+    /// # Safety
+    /// Nobody else may read or write them while the slice exists.
+    #[allow(clippy::mut_from_ref)] // The memory is as if behind a lock, which the caller holds.
+    pub(super) unsafe fn slice_mut(&self, at: usize, len: usize) -> &mut [u8] {
+        assert!(at <= self.total() && len <= self.total() - at);
+        // SAFETY: as in `slice`.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(at), len) }
     }
 
     /// Puts a request there as the kernel does; the parts may be shorter than their places.

@@ -8,28 +8,37 @@
 #[cfg(test)]
 mod bad_input;
 mod entries;
+mod help;
+mod lent;
 mod memory;
+mod place;
 mod queue;
 pub(crate) mod start;
 
-pub(crate) use queue::{Queue, Ticket};
+pub(crate) use lent::Lent;
+pub(crate) use queue::{EntryRoom, Queue, Ticket};
 
 use super::End;
 use crate::buffer::RequestBuffer;
 use crate::decode::DecodeError;
-use crate::dispatch::{Lane, RequestBytes, SMALL, Shared, dispatch, refuse};
+use crate::dispatch::{Lane, Port, RequestBytes, SMALL, Shared, dispatch, refuse};
 use crate::fs::Filesystem;
 use crate::wait::waiter::{Episode, Spun, Waiter};
+use bytes::Bytes;
 use queue::Arrived;
 use rustix::fd::{AsRawFd, RawFd};
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 /// Completions handled in a row before other tasks of the thread get a turn.
 const BURST: u32 = 32;
+/// Bytes to transfer that are worth waking another thread.
+const WORTH_HELP: usize = 256 << 10;
 /// How long a reply may be kept back for others to be submitted with it.
 const BATCH_TIME: Duration = Duration::from_micros(20);
 /// How long the kernel may take to complete what it holds when the connection has ended.
@@ -92,6 +101,7 @@ async fn drain<F: Filesystem>(
     let mut requests = 0;
     let mut began = Instant::now();
     queue.begin_batch();
+    queue.answer_late();
     while let Some((index, result)) = queue.completion() {
         match completed(index, result)? {
             Completed::Gone => {
@@ -101,6 +111,7 @@ async fn drain<F: Filesystem>(
             Completed::Request(index) => {
                 requests += 1;
                 handle(shared, lane, queue, index).await?;
+                queue.answer_late();
             }
         }
         let now = Instant::now();
@@ -150,22 +161,55 @@ async fn handle<F: Filesystem>(
             return Ok(());
         }
     };
+    let read = queue.read_in(&arrived);
+    queue.choose_place(read.as_ref());
+    let transfers = read.map_or(arrived.payload_len(), |arg| arg.size as usize);
     let ticket = queue.ticket(&arrived);
     if arrived.len() > shared.pool.room() {
         refuse(lane, &ticket.into(), Some(arrived.unique()), arrived.len(), DecodeError::BadLength);
         return Ok(());
     }
-    let request = if arrived.len() <= SMALL {
+    let lent = if arrived.is_write() && arrived.len() > SMALL { queue.lend(&arrived) } else { None };
+    let request = if let Some(lent) = lent {
+        RequestBytes::Lent(Bytes::from_owner(lent))
+    } else if arrived.len() <= SMALL {
         let mut bytes = [0; SMALL];
         queue.copy(&arrived, &mut bytes[..arrived.len()]);
         RequestBytes::Small(bytes, arrived.len() as u16)
     } else {
-        // Handlers may keep WRITE data after the reply, when the entry is the kernel's again.
         RequestBytes::Large(large(shared, queue, &arrived).await?.freeze())
     };
-    let slot = lane.inflight.acquire().await;
-    dispatch(shared, lane, request, slot, ticket.into());
+    let slot = match lane.inflight.try_acquire() {
+        Some(slot) => slot,
+        None => wait_for(queue, lane.inflight.acquire()).await?,
+    };
+    let dispatch = {
+        let (shared, lane) = (shared.clone(), lane.clone());
+        move || dispatch(&shared, &lane, request, slot, ticket.into())
+    };
+    // The last that is here may as well be handled here.
+    if transfers >= WORTH_HELP && queue.has_work() {
+        ask_for_help(shared, queue, Box::new(dispatch));
+    } else {
+        dispatch();
+    }
     Ok(())
+}
+
+/// Has another thread run a handler, or runs it.
+fn ask_for_help<F>(shared: &Shared<F>, queue: &Arc<Queue>, job: help::Job) {
+    let mut job = Some(job);
+    for lane in &shared.lanes {
+        let Port::Queue(other) = &lane.port else { continue };
+        if Arc::ptr_eq(other, queue) {
+            continue;
+        }
+        let Some(asked) = job.take() else { return };
+        job = other.ask_for_help(asked);
+    }
+    if let Some(job) = job {
+        job();
+    }
 }
 
 async fn large<F: Filesystem>(
@@ -175,17 +219,30 @@ async fn large<F: Filesystem>(
 ) -> io::Result<RequestBuffer> {
     let mut buffer = match shared.pool.try_take()? {
         Some(buffer) => buffer,
-        None => {
-            // Buffers may come back only after callers have got their replies.
-            queue.end_batch()?;
-            let buffer = shared.pool.take().await?;
-            queue.begin_batch();
-            buffer
-        }
+        None => wait_for(queue, shared.pool.take()).await??,
     };
     queue.copy(arrived, &mut buffer.space()[..arrived.len()]);
     buffer.set_filled(arrived.len());
     Ok(buffer)
+}
+
+/// Waits for what may come only after others have got their answers.
+async fn wait_for<T>(queue: &Queue, what: impl Future<Output = T>) -> io::Result<T> {
+    queue.end_batch()?;
+    let mut what = pin!(what);
+    loop {
+        tokio::select! {
+            biased;
+            value = &mut what => {
+                queue.begin_batch();
+                return Ok(value);
+            }
+            () = queue.changed() => queue.answer_late(),
+        }
+        if queue.is_broken() {
+            return Err(broken());
+        }
+    }
 }
 
 /// Spins if the episode allows it and this thread is not on the CPU whose requests it serves; true if there is
@@ -198,7 +255,7 @@ fn try_spin(waiter: &mut Waiter, episode: &Episode, queue: &Queue) -> bool {
     }
     let spun = waiter.spin(episode, window, || {
         queue.poke();
-        queue.has_completions().then_some(())
+        queue.has_work().then_some(())
     });
     matches!(spun, Spun::Hit(()))
 }
@@ -214,31 +271,47 @@ async fn block(
     let mut blocked = Instant::now();
     loop {
         let until_idle = !episode.is_idle() && waiter.may_spin(episode);
-        let ready = tokio::select! {
+        let help = queue.offer_help();
+        let woken = tokio::select! {
             biased;
-            ready = watch.readable() => Some(ready?),
-            () = lane.inflight.idle(), if until_idle => None,
-            () = queue.failed() => return Err(broken()),
+            ready = watch.readable() => Woken::Ready(ready?),
+            () = queue.changed() => Woken::Changed,
+            () = lane.inflight.idle(), if until_idle => Woken::Idle,
         };
-        let Some(mut ready) = ready else {
-            waiter.became_idle(episode);
-            if try_spin(waiter, episode, queue) {
-                return Ok(());
+        if let Some(job) = help.withdraw() {
+            job();
+        }
+        match woken {
+            // Before looking: what is completed after the look makes the ring ready again.
+            Woken::Ready(mut ready) => ready.clear_ready(),
+            Woken::Changed => {}
+            Woken::Idle => {
+                waiter.became_idle(episode);
+                if try_spin(waiter, episode, queue) {
+                    return Ok(());
+                }
+                blocked = Instant::now();
+                continue;
             }
-            blocked = Instant::now();
-            continue;
-        };
-        // Before looking: what is completed after the look makes the ring ready again.
-        ready.clear_ready();
+        }
         if queue.is_broken() {
             return Err(broken());
         }
-        if queue.has_completions() {
+        if queue.has_work() {
             waiter.woken(episode, blocked);
             return Ok(());
         }
         waiter.woken_in_vain();
     }
+}
+
+/// What ends a wait.
+enum Woken<'a> {
+    Ready(AsyncFdReadyGuard<'a, Watched>),
+    /// Late answers, or the end.
+    Changed,
+    /// No handler is pending any more.
+    Idle,
 }
 
 /// At the end of the serving thread.

@@ -1,7 +1,10 @@
 //! One queue: its ring, its entries, and the commands that move requests and replies.
 
-use super::entries::{Duty, Entries};
+use super::entries::{Closed, Entries};
+use super::help::{Help, Job, Offered};
+use super::lent::Lent;
 use super::memory::{Area, OP_IN_LEN};
+use super::place::{LARGE, Place};
 use crate::abi::{
     self, GetxattrIn, InHeader, Opcode, OutHeader, Pod, ReadIn, URING_CMD_COMMIT_AND_FETCH,
     URING_CMD_REGISTER, UringCmdReq,
@@ -14,9 +17,13 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// How long the kernel's thread of a ring looks for submissions before it sleeps, and how long it may take for one.
+const POLL_IDLE_MS: u32 = 1;
+const POLL_PATIENCE: Duration = Duration::from_secs(5);
 /// Times a submission that the kernel has no room for is tried again.
 const SUBMIT_TRIES: u32 = 1000;
 
@@ -24,22 +31,57 @@ const SUBMIT_TRIES: u32 = 1000;
 pub(crate) struct Queue {
     /// Dropped before the entries, so that the kernel has let go of their memory.
     ring: Mutex<Ring>,
+    /// A thread of the kernel takes submissions from memory.
+    polled: bool,
     device: Arc<OwnedFd>,
     qid: u16,
     ring_fd: RawFd,
+    /// Where the serving thread runs.
+    place: Mutex<Place>,
+    server: ThreadId,
+    help: Help,
     /// Empty until the connection's sizes are known.
-    entries: Entries<Area>,
+    entries: Entries<Area, Answer>,
     /// Completions taken from the ring while registering further entries.
     early: Mutex<VecDeque<(u64, i32)>>,
+    /// Answers that became possible elsewhere. Only the serving thread submits: what a thread submits, the kernel
+    /// completes in that thread.
+    late: Mutex<Vec<(u16, Answer)>>,
     /// Replies are collected and submitted together.
     batching: AtomicBool,
     /// A submission has failed: the kernel will not see a reply, so the connection must end.
     broken: AtomicBool,
-    /// Tells the serving task.
-    failed: Notify,
+    /// Tells the serving task of late answers and of failure.
+    changed: Notify,
+}
+
+/// An answer that had to wait.
+#[derive(Debug)]
+struct Answer {
+    commit_id: u64,
+    header: OutHeader,
+    payload: Vec<u8>,
 }
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
+
+fn ring_len(depth: u16) -> u32 {
+    u32::from(depth.max(1)).next_power_of_two() * 2
+}
+
+fn ring(depth: u16) -> io::Result<Ring> {
+    // Task work is then done when this thread enters the kernel or sleeps, without interrupting it, and the flag in the
+    // ring's memory tells a spinning thread to enter.
+    IoUring::builder().setup_submit_all().setup_coop_taskrun().setup_taskrun_flag().build(ring_len(depth))
+}
+
+fn polled_ring(depth: u16, cpu: u16) -> io::Result<Ring> {
+    IoUring::builder()
+        .setup_submit_all()
+        .setup_sqpoll(POLL_IDLE_MS)
+        .setup_sqpoll_cpu(cpu.into())
+        .build(ring_len(depth))
+}
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -59,26 +101,33 @@ pub(crate) struct Arrived {
 
 impl Queue {
     /// A ring for the queue of CPU `qid`, without entries. Must be called on the thread that will serve it.
-    pub(super) fn new(device: Arc<OwnedFd>, qid: u16, depth: u16) -> io::Result<Arc<Self>> {
-        // Task work is then done when this thread enters the kernel or sleeps, without interrupting it, and the flag
-        // in the ring's memory tells a spinning thread to enter.
-        let ring: Ring = IoUring::builder()
-            .setup_submit_all()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .build(u32::from(depth.max(1)).next_power_of_two() * 2)?;
+    pub(super) fn new(device: Arc<OwnedFd>, qid: u16, depth: u16, place: Place) -> io::Result<Arc<Self>> {
+        Ok(Self::with_ring(device, qid, ring(depth)?, place, false))
+    }
+
+    /// The same with a kernel thread on that CPU, which submits and completes without system calls of this side.
+    pub(super) fn polled(device: Arc<OwnedFd>, qid: u16, depth: u16, place: Place) -> io::Result<Arc<Self>> {
+        Ok(Self::with_ring(device, qid, polled_ring(depth, qid)?, place, true))
+    }
+
+    fn with_ring(device: Arc<OwnedFd>, qid: u16, ring: Ring, place: Place, polled: bool) -> Arc<Self> {
         let ring_fd = ring.as_raw_fd();
-        Ok(Arc::new(Queue {
+        Arc::new(Queue {
             ring: Mutex::new(ring),
+            polled,
             device,
             qid,
             ring_fd,
+            place: Mutex::new(place),
+            server: std::thread::current().id(),
+            help: Help::default(),
             entries: Entries::default(),
             early: Mutex::default(),
+            late: Mutex::default(),
             batching: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            failed: Notify::new(),
-        }))
+            changed: Notify::new(),
+        })
     }
 
     /// The CPU whose requests arrive here.
@@ -90,6 +139,11 @@ impl Queue {
         self.ring_fd
     }
 
+    /// Whether the kernel polls for submissions.
+    pub(crate) fn is_polled(&self) -> bool {
+        self.polled
+    }
+
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }
@@ -97,12 +151,12 @@ impl Queue {
     /// Ends the service of this queue, and with it the connection.
     pub(crate) fn break_it(&self) {
         self.broken.store(true, Ordering::Relaxed);
-        self.failed.notify_one();
+        self.changed.notify_one();
     }
 
-    /// Completes when the queue is broken.
-    pub(super) async fn failed(&self) {
-        self.failed.notified().await;
+    /// Completes when there are late answers, or the queue is broken.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     fn area(&self, index: u16) -> Option<Arc<Area>> {
@@ -114,7 +168,7 @@ impl Queue {
         let area = Arc::new(Area::new(payload_len)?);
         let index = self.entries.add(area.clone());
         self.push(&command(&self.device, URING_CMD_REGISTER, self.qid, 0, Some(area.ranges()), index))?;
-        let submitted = self.flush();
+        let submitted = self.flush().and_then(|()| self.wait_for_poller());
         // A refusal is answered at once.
         let refused = submitted.err().or_else(|| self.refusal(index));
         match refused {
@@ -124,6 +178,18 @@ impl Queue {
                 Err(error)
             }
         }
+    }
+
+    /// Waits until the kernel has seen all submissions.
+    fn wait_for_poller(&self) -> io::Result<()> {
+        let started = Instant::now();
+        while !self.ring.lock().submission().is_empty() {
+            if started.elapsed() > POLL_PATIENCE {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        Ok(())
     }
 
     /// The error completion of a registration, if there is one. Requests that came meanwhile are kept.
@@ -150,7 +216,8 @@ impl Queue {
     /// right.
     pub(super) fn revoke(&self) -> io::Result<()> {
         self.push(&command(&self.device, URING_CMD_REGISTER, u16::MAX, 0, Some(0), u16::MAX))?;
-        self.flush()
+        self.flush()?;
+        self.wait_for_poller()
     }
 
     fn push(&self, entry: &squeue::Entry128) -> io::Result<()> {
@@ -175,6 +242,8 @@ impl Queue {
         let mut tries = 0;
         while !ring.submission().is_empty() {
             match ring.submit() {
+                // The kernel's thread is awake and will see it.
+                Ok(_) if self.polled => return Ok(()),
                 Ok(count) if count > 0 => tries = 0,
                 Err(error)
                     if !matches!(
@@ -216,9 +285,9 @@ impl Queue {
         }
     }
 
-    /// Whether completions wait.
-    pub(super) fn has_completions(&self) -> bool {
-        if !self.early.lock().is_empty() {
+    /// Whether completions or late answers wait.
+    pub(super) fn has_work(&self) -> bool {
+        if !self.early.lock().is_empty() || !self.late.lock().is_empty() {
             return true;
         }
         let mut ring = self.ring.lock();
@@ -267,40 +336,122 @@ impl Queue {
         area.payload(&mut payload[..arrived.payload_len]);
     }
 
+    /// Chooses the CPU of this thread by the requests it gets.
+    pub(super) fn choose_place(&self, read: Option<&ReadIn>) {
+        // Reads into the page cache do not name the owner of locks, those that a caller waits for do.
+        let is_read_ahead =
+            read.is_some_and(|arg| arg.size >= LARGE && arg.read_flags & abi::READ_LOCKOWNER == 0);
+        self.place.lock().note(is_read_ahead);
+    }
+
     /// The duty to answer a request.
     pub(super) fn ticket(self: &Arc<Self>, arrived: &Arrived) -> Ticket {
         let mut op_in = [0; OP_IN_LEN];
-        if let Some(area) = self.area(arrived.index) {
-            area.op_in(&mut op_in[..arrived.op_len]);
-        }
+        let mut limit = 0;
         let Arrived { index, commit_id, header, .. } = *arrived;
-        let limit = reply_limit(header.opcode, &op_in[..arrived.op_len]);
+        if let Some(area) = self.area(index) {
+            area.op_in(&mut op_in[..arrived.op_len]);
+            limit = reply_limit(header.opcode, &op_in[..arrived.op_len]).min(area.payload_len());
+        }
         let one_way = Opcode::from_code(header.opcode).is_some_and(Opcode::is_one_way);
-        Ticket {
-            queue: self.clone(),
-            index,
-            commit_id,
-            unique: header.unique,
-            limit,
-            one_way,
-            duty: Duty::new(),
+        self.entries.open(index, header.unique);
+        Ticket { queue: self.clone(), index, commit_id, unique: header.unique, limit, one_way }
+    }
+
+    /// Lends a whole request, in one piece, to whoever handles it.
+    pub(super) fn lend(self: &Arc<Self>, arrived: &Arrived) -> Option<Lent> {
+        let area = self.entries.lend(arrived.index, arrived.unique(), true)?;
+        let start = area.join(&arrived.header, arrived.op_len);
+        Some(Lent::new(self.clone(), arrived.index, area, start, arrived.len()))
+    }
+
+    /// Lends the payload's memory for the answer to the request `unique`, if nothing else of the entry is lent.
+    fn lend_room(self: &Arc<Self>, index: u16, unique: u64, len: usize) -> Option<Lent> {
+        let area = self.entries.lend(index, unique, true)?;
+        let len = len.min(area.payload_len());
+        Some(Lent::new(self.clone(), index, area, Area::PAYLOAD, len))
+    }
+
+    /// What was lent is back.
+    pub(super) fn reclaim(&self, index: u16) {
+        if let Some(answer) = self.entries.reclaim(index) {
+            self.answer_later(index, answer);
         }
     }
 
-    fn commit(
+    /// Answers a request with an error, whatever its handler does: its own answer will come too late. Returns at once,
+    /// and the answer goes out when nothing of the entry is lent any more. Nothing happens if it has been answered.
+    pub(crate) fn let_go(&self, unique: u64, error: i32) {
+        let Some(index) = self.entries.close_any(unique) else { return };
+        let Some(area) = self.area(index) else { return };
+        let header = OutHeader { len: size_of::<OutHeader>() as u32, error, unique };
+        let answer = Answer { commit_id: area.entry().commit_id, header, payload: Vec::new() };
+        if let Some(answer) = self.entries.owe(index, answer) {
+            self.answer_later(index, answer);
+        }
+    }
+
+    /// Submits an answer that is in the entry already, or leaves that to the serving thread.
+    fn commit_here_or_there(
         &self,
         index: u16,
         commit_id: u64,
-        header: &OutHeader,
-        parts: &[IoSlice<'_>],
+        area: &Area,
+        header: OutHeader,
     ) -> io::Result<()> {
-        let Some(area) = self.area(index) else { return Err(io::ErrorKind::NotFound.into()) };
-        let mut at = 0;
-        for part in parts {
-            area.set_payload(at, part);
-            at += part.len();
+        if std::thread::current().id() == self.server {
+            return self.commit(index, commit_id, area, &header);
         }
-        area.set_reply(header, at);
+        self.answer_later(index, Answer { commit_id, header, payload: Vec::new() });
+        Ok(())
+    }
+
+    /// This thread is about to wait, and may help others meanwhile.
+    pub(super) fn offer_help(&self) -> Offered<'_> {
+        self.help.offer()
+    }
+
+    /// Has the serving thread run a job, if it waits; else gives it back.
+    pub(super) fn ask_for_help(&self, job: Job) -> Option<Job> {
+        let refused = self.help.ask(job);
+        if refused.is_none() {
+            self.changed.notify_one();
+        }
+        refused
+    }
+
+    /// The argument of a READ.
+    pub(super) fn read_in(&self, arrived: &Arrived) -> Option<ReadIn> {
+        if arrived.header.opcode != Opcode::Read.code() {
+            return None;
+        }
+        let mut op_in = [0; OP_IN_LEN];
+        self.area(arrived.index)?.op_in(&mut op_in[..arrived.op_len]);
+        ReadIn::read_from(&op_in[..arrived.op_len])
+    }
+
+    fn answer_later(&self, index: u16, answer: Answer) {
+        self.late.lock().push((index, answer));
+        self.changed.notify_one();
+    }
+
+    /// Answers what could not be answered before. Errors show in the queue.
+    pub(super) fn answer_late(&self) {
+        let late = std::mem::take(&mut *self.late.lock());
+        for (index, answer) in late {
+            let _ = self.answer(index, &answer);
+        }
+    }
+
+    fn answer(&self, index: u16, answer: &Answer) -> io::Result<()> {
+        let Some(area) = self.area(index) else { return Err(io::ErrorKind::NotFound.into()) };
+        area.set_payload(0, &answer.payload);
+        self.commit(index, answer.commit_id, &area, &answer.header)
+    }
+
+    /// Gives an entry with its answer to the kernel. Its payload is there already.
+    fn commit(&self, index: u16, commit_id: u64, area: &Area, header: &OutHeader) -> io::Result<()> {
+        area.set_reply(header, header.len as usize - size_of::<OutHeader>());
         self.entries.give(index);
         self.push(&command(&self.device, URING_CMD_COMMIT_AND_FETCH, self.qid, commit_id, None, index))
             .inspect_err(|_| self.break_it())?;
@@ -354,6 +505,14 @@ impl Arrived {
         self.header.unique
     }
 
+    pub(super) fn payload_len(&self) -> usize {
+        self.payload_len
+    }
+
+    pub(super) fn is_write(&self) -> bool {
+        self.header.opcode == Opcode::Write.code()
+    }
+
     /// Bytes of the request.
     pub(super) fn len(&self) -> usize {
         size_of::<InHeader>() + self.op_len + self.payload_len
@@ -367,24 +526,85 @@ pub(crate) struct Ticket {
     index: u16,
     commit_id: u64,
     unique: u64,
+    /// Bytes of the largest reply.
     limit: usize,
     one_way: bool,
-    duty: Duty,
 }
 
 impl Ticket {
-    /// Answers. A reply that is too large is refused, as the device would, and can be replaced by another.
+    /// Answers. A reply that is too large is refused, as the device would, and can be replaced by another. While the
+    /// handler is lent something of the entry, the reply waits.
     pub(crate) fn send(&self, error: i32, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let room = self.queue.area(self.index).map_or(0, |area| area.payload_len());
-        if len > room.min(self.limit) {
+        let header = self.header(error, parts.iter().map(|part| part.len()).sum())?;
+        match self.queue.entries.close(self.index, self.unique) {
+            Closed::No => Err(too_late()),
+            Closed::Free(area) => {
+                let mut at = 0;
+                for part in parts {
+                    area.set_payload(at, part);
+                    at += part.len();
+                }
+                self.queue.commit_here_or_there(self.index, self.commit_id, &area, header)
+            }
+            Closed::Lent => {
+                let payload = parts.iter().flat_map(|part| part.iter().copied()).collect();
+                let answer = Answer { commit_id: self.commit_id, header, payload };
+                if let Some(answer) = self.queue.entries.owe(self.index, answer) {
+                    self.queue.answer_later(self.index, answer);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers with the first `len` bytes of what is lent, which is given back. They stay where they are if that is this
+    /// request's entry.
+    pub(crate) fn send_lent(&self, lent: &Lent, len: usize) -> io::Result<()> {
+        if !lent.is_payload_of(&self.queue, self.index) {
+            return self.send(0, &[IoSlice::new(&lent.as_ref()[..len])]);
+        }
+        let header = self.header(0, len)?;
+        // The duty first: with what is lent, the entry may go to who else has it.
+        match self.queue.entries.close(self.index, self.unique) {
+            Closed::No => Err(too_late()),
+            Closed::Free(_) | Closed::Lent => {
+                lent.give_back();
+                let area = self.queue.area(self.index).ok_or(io::ErrorKind::NotFound)?;
+                self.queue.commit_here_or_there(self.index, self.commit_id, &area, header)
+            }
+        }
+    }
+
+    /// Room for the reply in the entry itself, if nothing of it is in use.
+    pub(crate) fn room(&self) -> EntryRoom {
+        EntryRoom { queue: self.queue.clone(), index: self.index, unique: self.unique }
+    }
+
+    fn header(&self, error: i32, len: usize) -> io::Result<OutHeader> {
+        if len > self.limit {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        if !self.duty.take() {
-            return Err(io::Error::from_raw_os_error(libc::ENOENT));
-        }
-        let header = OutHeader { len: (size_of::<OutHeader>() + len) as u32, error, unique: self.unique };
-        self.queue.commit(self.index, self.commit_id, &header, parts)
+        Ok(OutHeader { len: (size_of::<OutHeader>() + len) as u32, error, unique: self.unique })
+    }
+}
+
+/// As the device says it.
+fn too_late() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOENT)
+}
+
+/// Where the reply to a request can be made.
+#[derive(Debug)]
+pub(crate) struct EntryRoom {
+    queue: Arc<Queue>,
+    index: u16,
+    unique: u64,
+}
+
+impl EntryRoom {
+    /// Memory for a reply of up to `len` bytes, or less if that is more than any reply.
+    pub(crate) fn lend(&self, len: usize) -> Option<Lent> {
+        self.queue.lend_room(self.index, self.unique, len)
     }
 }
 

@@ -4,11 +4,11 @@
 //! every queue. The kernel begins when the last queue has one; until then it holds back all requests. If a queue fails,
 //! a registration that cannot be right makes the kernel return to classic and let the requests go.
 
+use super::place::Place;
 use super::queue::Queue;
 use crate::init::Negotiated;
 use crate::session::STACK;
 use rustix::fd::OwnedFd;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -61,20 +61,23 @@ fn parse_cpus(text: &str) -> Option<u16> {
     Some(count)
 }
 
-/// Makes a thread with a ring for every queue. Nothing of the connection has changed if this fails.
-pub(crate) fn prepare(device: &Arc<OwnedFd>, depth: u16) -> Result<Vec<Worker>, String> {
+/// Makes a thread with a ring for every queue, `polled` by the kernel or not. Nothing of the connection has changed if this
+/// fails.
+pub(crate) fn prepare(device: &Arc<OwnedFd>, depth: u16, polled: bool) -> Result<Vec<Worker>, String> {
     let depth = depth.clamp(1, MAX_DEPTH);
     let count = possible_cpus().map_err(|error| error.to_string())?;
-    (0..count).map(|qid| worker(device, qid, depth)).collect()
+    (0..count).map(|qid| worker(device, qid, depth, polled)).collect()
 }
 
-fn worker(device: &Arc<OwnedFd>, qid: u16, depth: u16) -> Result<Worker, String> {
+fn worker(device: &Arc<OwnedFd>, qid: u16, depth: u16, polled: bool) -> Result<Worker, String> {
     let (jobs, inbox) = mpsc::channel::<Job>();
     let (made, result) = mpsc::sync_channel(1);
     let device = device.clone();
     let main = move || {
-        pin(qid);
-        let _ = made.send(Queue::new(device, qid, depth));
+        let _ = made.send(match polled {
+            false => Queue::new(device, qid, depth, Place::pin(qid)),
+            true => Queue::polled(device, qid, depth, Place::beside(qid)),
+        });
         while let Ok(job) = inbox.recv() {
             job();
         }
@@ -84,17 +87,6 @@ fn worker(device: &Arc<OwnedFd>, qid: u16, depth: u16) -> Result<Worker, String>
     let queue = result.recv().map_err(|_| format!("thread of queue {qid} ended"))?;
     let queue = queue.map_err(|error| format!("io_uring for queue {qid}: {error}"))?;
     Ok(Worker { queue, jobs, thread })
-}
-
-/// To the queue's CPU, if it is there and allowed; the thread then serves it from elsewhere.
-fn pin(qid: u16) {
-    let mut set = CpuSet::new();
-    if usize::from(qid) < CpuSet::MAX_CPU {
-        set.set(usize::from(qid));
-        if let Err(error) = sched_setaffinity(None, &set) {
-            tracing::debug!(qid, %error, "the thread of a queue is not on its CPU");
-        }
-    }
 }
 
 /// Registers the entries. After an error the connection is a classic one. `fault` makes the last queue fail, for tests.
