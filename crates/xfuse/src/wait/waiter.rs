@@ -7,12 +7,15 @@ use crate::mix::{Diffuser, Label};
 use crate::stats::ChannelStats;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Polls between looks at the clock.
 const POLLS_PER_LOOK: u32 = 16;
 /// Requests between looks at where callers run.
 const LOOK_AT_CALLER: u32 = 64;
+
+/// A read that returns sooner had nothing to wait for: the two switches of context alone take longer.
+const MIN_WAIT: Duration = Duration::from_nanos(1_500);
 
 /// State of one thread.
 pub(crate) struct Waiter {
@@ -175,7 +178,10 @@ impl Waiter {
 
     /// Blocking has ended the episode; it began at `blocked`.
     pub(crate) fn woken(&mut self, episode: &Episode, blocked: Instant) {
-        let now = Instant::now();
+        self.woken_at(Instant::now(), episode, blocked);
+    }
+
+    fn woken_at(&mut self, now: Instant, episode: &Episode, blocked: Instant) {
         let counters = &self.stats.wait;
         counters.wakes.fetch_add(1, Relaxed);
         counters.blocked.fetch_add(1, Relaxed);
@@ -187,6 +193,15 @@ impl Waiter {
         {
             counters.short_gaps.fetch_add(1, Relaxed);
         }
+    }
+
+    /// A read that waits as long as it takes has ended the episode `now`. True if it did wait.
+    pub(crate) fn returned(&mut self, episode: &Episode, now: Instant) -> bool {
+        let waited = now - episode.began >= MIN_WAIT;
+        if waited {
+            self.woken_at(now, episode, episode.began);
+        }
+        waited
     }
 
     /// Looks now and then whether the process that sent a request runs on this thread's CPU: spinning would then only
@@ -248,7 +263,7 @@ mod tests {
         for _ in 0..100 {
             waiter.window.hit(1_000);
         }
-        std::thread::sleep(std::time::Duration::from_millis(5)); // The budget starts empty.
+        std::thread::sleep(Duration::from_millis(5)); // The budget starts empty.
         let busy = waiter.begin(false);
         assert_eq!(waiter.window_ns(&busy, false), 0);
         let episode = waiter.begin(true);
