@@ -57,7 +57,7 @@ pub(crate) enum Spun<T> {
 impl Waiter {
     pub(crate) fn new(state: Arc<WaitState>, stats: Arc<ChannelStats>) -> Self {
         let window = Window::new(state.wake_cost_ns);
-        let epoch = state.epoch.load(Relaxed);
+        let epoch = state.epoch();
         Waiter {
             state,
             stats,
@@ -71,10 +71,12 @@ impl Waiter {
     }
 
     fn label(&mut self) -> Label {
-        let epoch = self.state.epoch.load(Relaxed);
+        let epoch = self.state.epoch();
         if epoch != self.epoch {
             self.epoch = epoch;
             self.diffuser = Diffuser::default();
+            // Nobody looks while nothing may spin, so what was seen would stay; and with it the automatic mix at 1.
+            (self.caller_is_here, self.caller_due) = (false, 1);
         }
         self.diffuser.next(self.state.share())
     }
@@ -252,6 +254,25 @@ mod tests {
         }
         assert_eq!(read(), (35, 75));
         assert_eq!((stats.wait.spin_ns.load(Relaxed), stats.wait.blocked.load(Relaxed)), (0, 10));
+    }
+
+    #[test]
+    fn a_caller_that_was_here_once_does_not_keep_the_automatic_mix_from_trying_again() {
+        let (mut waiter, stats) = waiter(Mix::Auto);
+        let state = waiter.state.clone();
+        let wait = |waiter: &mut Waiter| {
+            let episode = waiter.begin(true);
+            waiter.woken(&episode, Instant::now());
+            waiter.obtained(&episode, 1);
+            stats.wait.short_gaps.load(Relaxed)
+        };
+        assert_eq!(wait(&mut waiter), 1);
+        waiter.caller_is_here = true;
+        assert_eq!(wait(&mut waiter), 1, "it could not have sent while this thread spun");
+        // A probe that ends without success.
+        state.set_share(0.75);
+        state.set_share(1.0);
+        assert_eq!(wait(&mut waiter), 2);
     }
 
     #[test]
