@@ -100,7 +100,7 @@ impl Dynamic {
         }
     }
 
-    /// Forgets accepted lengths before a truncation.
+    /// Forgets accepted lengths: the server has set another.
     pub fn forget_accepted(&mut self) {
         self.accepted_end = 0;
     }
@@ -136,9 +136,13 @@ impl Dynamic {
         (force || base < written).then_some(Unsynced { written, hint, atime, mtime })
     }
 
-    /// A sync failed: the next one has storage asked.
+    /// A sync failed: the next one has storage asked. What was written counts for the length all the same.
     pub fn sync_failed(&mut self) {
-        self.hint = None;
+        let hint = self.hint.take();
+        // Until then; a file without writes of ours is as long as the server says.
+        if let Some(hint) = hint.filter(|_| self.written > self.synced) {
+            self.accept(hint.length);
+        }
     }
 }
 
@@ -193,6 +197,20 @@ mod tests {
         assert_eq!(d.unsynced(false, false).unwrap().hint, None);
         d.update(&file(6, 0), 3, false);
         assert_eq!(d.hint, hint(0, 0));
+    }
+
+    #[test]
+    fn a_failed_sync_forgets_no_length() {
+        let mut d = Dynamic::new(&file(10, 0));
+        d.finish_write(0, Some(500), 1, UtcTime(1));
+        d.sync_failed();
+        assert_eq!((d.known_length(), d.hint), (500, None));
+        d.update(&file(300, 1), 1, true);
+        d.settle();
+        assert_eq!(d.known_length(), 300, "until one succeeds");
+        d.sync_failed();
+        d.update(&file(200, 2), 1, true);
+        assert_eq!(d.known_length(), 200, "nothing of ours was unknown");
     }
 
     #[test]

@@ -27,6 +27,16 @@ impl<C: Cluster> FuseFs<C> {
         periodic(Arc::downgrade(&self.core))
     }
 
+    /// Sends to the servers whatever was written until it runs; for a mount that cannot end in order.
+    pub fn sync(&self) -> impl Future<Output = ()> + Send + 'static {
+        let core = Arc::downgrade(&self.core);
+        async move {
+            if let Some(core) = core.upgrade() {
+                core.sync_all().await;
+            }
+        }
+    }
+
     /// Name of the cluster.
     pub(crate) fn params(&self) -> &MountParams {
         &self.core.params

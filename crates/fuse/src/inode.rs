@@ -34,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) first: Inode,
     /// References the kernel holds. Changed under the lock of the table's shard.
     lookups: AtomicU64,
+    /// Changes at work on it, which keep it in the table. Changed under that lock, too.
+    changes: AtomicU64,
     /// What changes.
     pub(crate) dynamic: Mutex<Dynamic>,
     /// Bytes collected for writing; also orders writers and truncation.
@@ -71,6 +73,7 @@ impl Node {
             dynamic: Mutex::new(Dynamic::new(&inode)),
             first: inode,
             lookups: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             writer: tokio::sync::Mutex::default(),
             pipeline: Arc::default(),
             heard: AtomicU64::new(0),
@@ -127,9 +130,36 @@ impl Node {
     }
 }
 
-/// All inodes that the kernel refers to.
+type Shard = HashMap<InodeId, Arc<Node>>;
+
+/// All inodes that the kernel refers to, and those that changes work on.
 pub(crate) struct Nodes {
-    shards: Vec<Mutex<HashMap<InodeId, Arc<Node>>>>,
+    shards: Vec<Mutex<Shard>>,
+}
+
+/// A change works on a node.
+pub(crate) struct Kept {
+    nodes: Arc<Nodes>,
+    node: Arc<Node>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut shard = self.nodes.shard(self.node.id()).lock();
+        self.node.changes.fetch_sub(1, Ordering::Relaxed);
+        drop_unused(&mut shard, self.node.id());
+    }
+}
+
+/// Takes an inode out of its shard if neither the kernel nor a change refers to it.
+fn drop_unused(shard: &mut Shard, id: InodeId) {
+    let unused = |node: &&Arc<Node>| {
+        node.lookups.load(Ordering::Relaxed) == 0 && node.changes.load(Ordering::Relaxed) == 0
+    };
+    if let Some(node) = shard.get(&id).filter(unused) {
+        FORGOTTEN.fetch_max(node.heard.load(Ordering::Acquire), Ordering::AcqRel);
+        shard.remove(&id);
+    }
 }
 
 impl Nodes {
@@ -137,7 +167,7 @@ impl Nodes {
         Nodes { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
-    fn shard(&self, id: InodeId) -> &Mutex<HashMap<InodeId, Arc<Node>>> {
+    fn shard(&self, id: InodeId) -> &Mutex<Shard> {
         // Consecutive ids differ in low bits, ids of different servers in higher ones.
         let hash = id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         &self.shards[hash as usize % SHARDS]
@@ -196,12 +226,18 @@ impl Nodes {
             // Entries of the virtual tree are not in the table.
             return;
         };
-        let before =
-            node.lookups.fetch_sub(count.min(node.lookups.load(Ordering::Relaxed)), Ordering::Relaxed);
-        if before <= count {
-            FORGOTTEN.fetch_max(node.heard.load(Ordering::Acquire), Ordering::AcqRel);
-            shard.remove(&id);
-        }
+        node.lookups.fetch_sub(count.min(node.lookups.load(Ordering::Relaxed)), Ordering::Relaxed);
+        drop_unused(&mut shard, id);
+    }
+
+    /// Keeps `node` in the table while a change works on it, although the kernel may forget it: whoever finds the inode
+    /// again meanwhile, and changes it, comes after that change.
+    pub(crate) fn keep(self: &Arc<Self>, node: &Arc<Node>) -> Kept {
+        let mut shard = self.shard(node.id()).lock();
+        shard.entry(node.id()).or_insert_with(|| node.clone());
+        node.changes.fetch_add(1, Ordering::Relaxed);
+        drop(shard);
+        Kept { nodes: self.clone(), node: node.clone() }
     }
 
     /// All inodes.
@@ -232,6 +268,29 @@ mod tests {
         nodes.forget(inode.id, 1);
         let again = nodes.add(&inode);
         assert!(!Arc::ptr_eq(&first, &again));
+    }
+
+    #[test]
+    fn a_change_at_work_keeps_its_inode() {
+        let nodes = Arc::new(Nodes::new());
+        let inode = Inode { id: InodeId(4099), ..Inode::default() };
+        let node = nodes.add(&inode);
+        let (first, second) = (nodes.keep(&node), nodes.keep(&node));
+        nodes.forget(inode.id, 1);
+        let found = nodes.add(&inode);
+        assert!(Arc::ptr_eq(&node, &found), "whoever finds it again waits for the same changes");
+        nodes.forget(inode.id, 1);
+        drop(first);
+        assert!(nodes.get(inode.id).is_some());
+        drop(second);
+        assert!(nodes.get(inode.id).is_none(), "the last one to leave");
+        // A change that begins just after the kernel has forgotten the inode.
+        let late = nodes.keep(&node);
+        assert!(Arc::ptr_eq(&node, &nodes.add(&inode)));
+        drop(late);
+        assert!(nodes.get(inode.id).is_some(), "the kernel refers to it");
+        nodes.forget(inode.id, 1);
+        assert_eq!(nodes.len(), 0);
     }
 
     #[test]

@@ -185,15 +185,12 @@ impl<C: Cluster> Core<C> {
         call: impl Future<Output = Result<Inode, Status>>,
     ) -> Result<Inode, Status> {
         let change = async {
-            let written = {
-                let mut dynamic = node.dynamic.lock();
-                dynamic.forget_accepted();
-                dynamic.written
-            };
+            let written = node.dynamic.lock().written;
             let result = call.await;
             match &result {
                 Ok(inode) => {
                     let mut dynamic = node.dynamic.lock();
+                    dynamic.forget_accepted();
                     dynamic.update(inode, written, true);
                     dynamic.mtime = None;
                     node.note_heard();

@@ -64,6 +64,7 @@ impl<C: Cluster> Core<C> {
         incoming: Incoming,
     ) -> Result<u32, Errno> {
         let node = &handle.node;
+        let _kept = self.nodes.keep(node);
         handle.take_error()?;
         let session = self.session_for_write(handle).await?;
         let append = session.filter(|_| incoming.append && !self.no_extensions.load(Ordering::Relaxed));
@@ -259,12 +260,12 @@ impl<C: Cluster> Core<C> {
         let flight = node.pipeline.enter(offset..offset + len, limit).await;
         let share = self.budget(len).await;
         self.mark_dirty(node.id());
-        let (core, node) = (self.clone(), node.clone());
+        let (core, node, kept) = (self.clone(), node.clone(), self.nodes.keep(node));
         tokio::spawn(async move {
             if let Err(status) = core.write_all(&node, &user, offset, data).await {
                 node.write_failed(errno::from("write", &status));
             }
-            drop((flight, share));
+            drop((flight, share, kept));
         });
     }
 
@@ -350,6 +351,7 @@ impl<C: Cluster> Core<C> {
         node: &Arc<Node>,
         change: impl Future<Output = T>,
     ) -> T {
+        let _kept = self.nodes.keep(node);
         let mut writer = node.writer.lock().await;
         let _ = self.send_buffer(node, &mut writer).await;
         node.pipeline.wait_idle().await;
@@ -364,6 +366,7 @@ impl<C: Cluster> Core<C> {
         change: impl Future<Output = T>,
     ) -> Result<T, Errno> {
         let gave_up = |_| Errno::ETIMEDOUT;
+        let _kept = self.nodes.keep(node);
         let mut writer = timeout(patience, node.writer.lock()).await.map_err(gave_up)?;
         // Not to be given up midway: the buffer would be lost.
         let _ = self.send_buffer(node, &mut writer).await;

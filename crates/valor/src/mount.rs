@@ -7,6 +7,7 @@ pub mod report;
 use crate::overrides::Overrides;
 use crate::serve::mgmtd::{apply_pushed, config_status};
 use crate::serve::{Process, Profile, ServeArgs, root_user};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use valor_protocol::app::ClientId;
 use valor_protocol::mgmtd::{ClientSessionData, NodeType};
 use valor_protocol::user::UserInfo;
 use valor_wire::Uuid;
-use xfuse::mount::{clear_stale, mounts};
+use xfuse::mount::{Unmounted, clear_stale, mounts};
 
 /// Tries to establish the client session before mounting (3FS).
 const SESSION_TRIES: u32 = 40;
@@ -166,6 +167,7 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
         () = process.stop.triggered() => return Ok(()),
     }
     let fs = file_system(&process, &live, &mgmtd, client_id, token, &mount_point);
+    let sync = fs.sync();
     // Without it the mount only cannot be asked.
     let listening = control::listen(&process.args.dir)
         .inspect_err(
@@ -187,13 +189,34 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
     }
     drop(control);
     // Unmounting waits for requests and flushes, which need this thread's runtime to go on.
-    let closed = tokio::task::spawn_blocking(move || session.close()).await;
-    mgmtd.stop().await;
-    match closed {
-        Ok(Ok(how)) => tracing::info!(?how, "unmounted"),
-        Ok(Err(error)) => tracing::warn!(%error, "unmounting failed"),
-        Err(error) => tracing::error!(%error, "unmounting failed"),
+    let stopped = tokio::task::spawn_blocking(move || stop(&session)).await;
+    match stopped.map_err(io::Error::from).flatten() {
+        Ok(()) => tracing::info!("unmounted"),
+        Err(error) => {
+            tracing::warn!(%error, "unmounting failed; what was written is flushed");
+            sync.await;
+        }
     }
+    mgmtd.stop().await;
+    Ok(())
+}
+
+/// Unmounts and waits for the end, which flushes all files. Who still uses the mount loses it, since this process ends;
+/// but not what was written.
+fn stop(session: &xfuse::Session) -> io::Result<()> {
+    if !session.is_ended() {
+        match session.unmount() {
+            Ok(Unmounted::Clean) => {}
+            in_the_way => {
+                tracing::info!(
+                    ?in_the_way,
+                    "the mount is in use, or another is mounted over it: aborting it"
+                );
+                session.abort()?;
+            }
+        }
+    }
+    session.wait();
     Ok(())
 }
 

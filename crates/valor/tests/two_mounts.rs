@@ -28,6 +28,32 @@ fn what_one_mount_closed_the_other_opens() {
     cluster.down();
 }
 
+#[test]
+fn a_mount_that_is_stopped_while_in_use_or_covered_loses_nothing() {
+    let mut cluster = Cluster::start(&[]);
+    for covered in [false, true] {
+        let name = if covered { "covered" } else { "used" };
+        let mount = cluster.mount_again(name);
+        let mut file = File::create(mount.join(name)).expect("create");
+        file.write_all(b"acknowledged").expect("write");
+        if covered {
+            let none = None::<&std::ffi::CStr>;
+            rustix::mount::mount("cover", &mount, "tmpfs", rustix::mount::MountFlags::empty(), none)
+                .expect("mount");
+        }
+        cluster.stop_mount(&mount);
+        if covered {
+            rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::empty()).expect("unmount the cover");
+            rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH)
+                .expect("unmount the dead one");
+        }
+        assert!(file.write_all(b"more").is_err(), "its mount is gone");
+        let text = std::fs::read_to_string(cluster.mount().join(name)).expect("read");
+        assert_eq!(text, "acknowledged", "{name}");
+    }
+    cluster.down();
+}
+
 /// Opens for writing without truncation.
 fn open_for_writing(path: &Path) -> File {
     OpenOptions::new().write(true).open(path).expect("open for writing")

@@ -26,9 +26,9 @@ pub(crate) fn clone(fd: &OwnedFd) -> io::Result<OwnedFd> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(new) }
 }
 
-/// Makes reads return `EAGAIN` instead of waiting.
-pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
-    rustix::io::ioctl_fionbio(fd, true)?;
+/// Whether reads return `EAGAIN` instead of waiting.
+pub(crate) fn set_nonblocking(fd: impl AsFd, nonblocking: bool) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(fd, nonblocking)?;
     Ok(())
 }
 
@@ -57,13 +57,16 @@ pub(crate) fn send(fd: impl AsFd, unique: u64, error: i32, parts: &[IoSlice<'_>]
     let payload: usize = parts.iter().map(|part| part.len()).sum();
     let len = (size_of::<abi::OutHeader>() + payload) as u32;
     let header = abi::OutHeader { len, error, unique };
-    let written = if parts.is_empty() {
-        rustix::io::write(fd, header.as_bytes())?
-    } else {
-        let mut list = [IoSlice::new(&[]); MAX_PARTS + 1];
-        list[0] = IoSlice::new(header.as_bytes());
-        list[1..=parts.len()].copy_from_slice(parts);
-        rustix::io::writev(fd, &list[..=parts.len()])?
+    let head = IoSlice::new(header.as_bytes());
+    let written = match parts {
+        [] => rustix::io::write(fd, header.as_bytes())?,
+        [part] => rustix::io::writev(fd, &[head, *part])?,
+        _ => {
+            let mut list = [IoSlice::new(&[]); MAX_PARTS + 1];
+            list[0] = head;
+            list[1..=parts.len()].copy_from_slice(parts);
+            rustix::io::writev(fd, &list[..=parts.len()])?
+        }
     };
     // The kernel takes a message whole or not at all.
     if written == len as usize { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }

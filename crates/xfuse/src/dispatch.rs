@@ -291,6 +291,18 @@ pub(crate) fn dispatch<F: Filesystem>(
     slot: SlotGuard,
     route: Route,
 ) {
+    dispatch_at(Instant::now(), shared, lane, request, slot, route);
+}
+
+/// The same for a request that was read at `started`.
+pub(crate) fn dispatch_at<F: Filesystem>(
+    started: Instant,
+    shared: &Arc<Shared<F>>,
+    lane: &Arc<Lane>,
+    request: RequestBytes,
+    slot: SlotGuard,
+    route: Route,
+) {
     let (header, groups) = match decode::split(request.bytes())
         .and_then(|(header, _, extensions)| Ok((header, decode::supplementary_groups(extensions)?)))
     {
@@ -307,7 +319,7 @@ pub(crate) fn dispatch<F: Filesystem>(
         cx = cx.with_rooms(rooms(shared, &route));
     }
     let (shared, lane) = (shared.clone(), lane.clone());
-    start(Job { shared, lane, header, opcode, request, cx, route, started: Instant::now() });
+    start(Job { shared, lane, header, opcode, request, cx, route, started });
 }
 
 /// Where the answer to a READ can be made.

@@ -320,7 +320,7 @@ impl Reply for Data {
     fn reply(&self, sink: &impl Sink) -> std::io::Result<()> {
         let segments = match &self.0 {
             Segments::Empty => &[],
-            Segments::One(bytes) => std::slice::from_ref(bytes),
+            Segments::One(bytes) => return sink.send(&[IoSlice::new(bytes)]),
             Segments::Many(list) => &list[..],
             Segments::Lent(lent, len) => return sink.send_lent(lent, *len),
         };

@@ -332,3 +332,59 @@ proptest! {
         }
     }
 }
+
+/// Hands its runtime to others, and answers late if asked to.
+struct Runtimes {
+    seen: Arc<parking_lot::Mutex<Option<(tokio::runtime::Handle, i32)>>>,
+}
+
+impl Filesystem for Runtimes {
+    async fn lookup(&self, _: &Context, r: Lookup<'_>) -> Result<Entry, Errno> {
+        if r.name == "late" {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        *self.seen.lock() = Some((tokio::runtime::Handle::current(), thread));
+        Ok(Entry::negative(Duration::ZERO))
+    }
+}
+
+/// The number of the system call that a thread of this process waits in.
+fn waits_in(thread: i32) -> Option<i64> {
+    let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
+fn a_channel_whose_handlers_answer_at_once_stands_in_read() {
+    let seen = Arc::default();
+    let kernel = Kernel::start(Runtimes { seen: Arc::clone(&seen) });
+    let call = |name: &[u8]| assert_eq!(kernel.call(Opcode::Lookup, name).0, 0);
+    for _round in 0..3 {
+        let started = std::time::Instant::now();
+        let (runtime, thread) = loop {
+            (0..1000).for_each(|_| call(b"soon\0"));
+            let (runtime, thread) = seen.lock().clone().unwrap();
+            // It may be still on its way there.
+            std::thread::sleep(Duration::from_millis(1));
+            if waits_in(thread) == Some(libc::SYS_read) {
+                break (runtime, thread);
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "it waits in {:?}", waits_in(thread));
+        };
+        // What others start in its runtime goes on meanwhile, timers included.
+        let (done, outcome) = std::sync::mpsc::channel();
+        runtime.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            done.send(tokio::spawn(async { 7 }).await.unwrap()).unwrap();
+        });
+        assert_eq!(outcome.recv_timeout(Duration::from_secs(20)), Ok(7));
+        assert_eq!(waits_in(thread), Some(libc::SYS_read), "and left it alone");
+        // So do handlers that need longer, more than one at a time.
+        (0..3).for_each(|index| kernel.send(&request(Opcode::Lookup.code(), 64 + 2 * index, b"late\0")));
+        let mut answered: Vec<_> = (0..3).map(|_| kernel.reply().0.unique).collect();
+        answered.sort_unstable();
+        assert_eq!(answered, [64, 66, 68]);
+    }
+    // The end of the connection ends the wait; dropping the kernel waits for that.
+}

@@ -72,9 +72,13 @@ impl Storage {
     }
 
     fn read(&self, inode: InodeId, offset: u64, length: u64, known: u64) -> Bytes {
-        let end = (offset + length).min(known.max(self.length(inode)));
-        let mut data = vec![0; end.saturating_sub(offset) as usize];
         let chunks = self.chunks.lock();
+        let ends = chunks.get(&inode).into_iter().flatten();
+        let ends = ends.map(|(index, chunk)| u64::from(*index) * CHUNK + chunk.len() as u64);
+        // Chunks that are not there are holes as far as the file is known to reach.
+        let stored = ends.filter(|end| (offset..offset + length + CHUNK).contains(end)).max().unwrap_or(0);
+        let end = (offset + length).min(known.max(stored));
+        let mut data = vec![0; end.saturating_sub(offset) as usize];
         for (index, chunk) in chunks.get(&inode).into_iter().flatten() {
             let start = u64::from(*index) * CHUNK;
             let (from, to) = (start.max(offset), (start + chunk.len() as u64).min(end));
@@ -144,6 +148,8 @@ pub struct Services {
     pub storage: Arc<Storage>,
     /// Pretends that the metadata service is a C++ one.
     pub no_extensions: AtomicBool,
+    /// Code that changes of a length fail with; 0 for success.
+    pub length_failure: AtomicU64,
     requests: AtomicU64,
     /// Ends the thread of the metadata service.
     _stop: std::sync::mpsc::Sender<()>,
@@ -173,7 +179,15 @@ impl Services {
         });
         let meta = meta.recv().unwrap();
         let no_extensions = AtomicBool::new(false);
-        Arc::new(Services { meta, storage, no_extensions, requests: AtomicU64::new(1), _stop })
+        let length_failure = AtomicU64::new(0);
+        Arc::new(Services {
+            meta,
+            storage,
+            no_extensions,
+            length_failure,
+            requests: AtomicU64::new(1),
+            _stop,
+        })
     }
 }
 
@@ -246,6 +260,10 @@ impl Direct {
         length: u64,
         only_extend: bool,
     ) -> Result<Inode, Status> {
+        match self.services.length_failure.load(Ordering::Relaxed) {
+            0 => {}
+            failure => return Err(status(failure as u16)),
+        }
         {
             let mut chunks = self.services.storage.chunks.lock();
             let chunks = chunks.entry(inode.id).or_default();

@@ -224,6 +224,32 @@ fn holes_read_as_zeros() {
 }
 
 #[test]
+fn a_length_that_could_not_be_changed_stays() {
+    if !can_mount() {
+        return;
+    }
+    let m = harness::new();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    for (name, flags) in [("collected", 0), ("direct", libc::O_DIRECT)] {
+        // In storage, but not told to the metadata service: only this mount knows that there is a hole before it.
+        let file = options.custom_flags(flags).open(m.path(name)).unwrap();
+        file.write_all_at(&pattern(4096, 1), 2 * CHUNK).unwrap();
+        m.services.length_failure.store(u64::from(code::READ_ONLY_MODE), Ordering::Relaxed);
+        assert_eq!(errno(file.set_len(500)), libc::EROFS);
+        let direct = options.custom_flags(libc::O_DIRECT).open(m.path(name)).unwrap();
+        let mut hole = [9; 4096];
+        assert_eq!((direct.read_at(&mut hole, 4096).unwrap(), hole), (4096, [0; 4096]), "{name}");
+        assert!(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 20 * CHUNK).is_err());
+        m.services.length_failure.store(0, Ordering::Relaxed);
+        drop((direct, file));
+        let expected = [vec![0; 2 * CHUNK as usize], pattern(4096, 1)].concat();
+        assert!(fs::read(m.path(name)).unwrap() == expected, "{name}");
+    }
+    m.close();
+}
+
+#[test]
 fn fallocate_extends_punches_and_zeroes() {
     if !can_mount() {
         return;

@@ -169,6 +169,17 @@ impl Cluster {
         path
     }
 
+    /// Asks the process of such a mount to end, and waits until it has. Starts no program meanwhile: that would close
+    /// copies of the files that the test has open, which flushes them.
+    pub fn stop_mount(&mut self, path: &Path) {
+        let index = self.extra_mounts.iter().position(|(mount, _)| mount == path).expect("mounted");
+        let child = &mut self.extra_mounts[index].1;
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
+        wait_until("the mount's process to end", || matches!(child.try_wait(), Ok(Some(_))));
+        self.extra_mounts.remove(index);
+    }
+
     /// `valor admin ...` with this cluster; returns its standard output.
     pub fn admin(&self, args: &[&str]) -> String {
         self.try_admin(args).unwrap_or_else(|said| panic!("valor admin {args:?}: {said}"))

@@ -1,10 +1,16 @@
 //! A channel over read(2) and writev(2) of its own descriptor of the device.
+//!
+//! A channel waits in one of two ways. It *watches* the device with epoll(7), through the runtime of its thread, whose
+//! tasks go on meanwhile. Where handlers have answered at once for a while and left no tasks behind, it *stands* in
+//! read(2) instead, which takes two system calls less for each request; a [`Deputy`] then sees to the runtime.
 
 use super::End;
+use super::deputy::Deputy;
 use crate::buffer::RequestBuffer;
 use crate::device;
-use crate::dispatch::{Lane, RequestBytes, Route, SMALL, Shared, dispatch};
+use crate::dispatch::{Lane, RequestBytes, Route, SMALL, Shared, dispatch_at};
 use crate::fs::Filesystem;
+use crate::inflight::SlotGuard;
 use crate::wait::WaitState;
 use crate::wait::waiter::{Episode, Spun, Waiter};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -16,7 +22,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::RuntimeMetrics;
 
 /// Requests handled in a row before other tasks of the thread get a turn.
 const BURST: u32 = 32;
@@ -24,6 +31,9 @@ const BURST: u32 = 32;
 const BACKLOG: u32 = 8;
 /// Requests waited for in a row, each alone, that show work for one channel only.
 const ALONE: u32 = 16;
+/// Requests answered at once in a row before a channel stands in read(2), at least and at most.
+const MIN_RUN: u32 = 16;
+const MAX_RUN: u32 = 1 << 14;
 
 /// A gone kernel shows as an error condition only, without being readable.
 const WATCH: Interest = Interest::READABLE.add(Interest::ERROR);
@@ -44,58 +54,155 @@ enum Step {
     Empty,
 }
 
+/// What a channel does next.
+enum Next {
+    Watch,
+    Stand,
+    End,
+}
+
 /// Serves requests until the kernel is gone. `Err` is a device that cannot be read any more.
-pub(crate) async fn serve<F: Filesystem>(
+pub(crate) fn serve<F: Filesystem>(
     index: usize,
     shared: &Arc<Shared<F>>,
     lane: &Arc<Lane>,
+    mut deputy: Deputy,
 ) -> io::Result<End> {
     let mut channel = Channel {
         index,
+        shared,
+        lane,
         waiter: Waiter::new(lane.wait.clone(), lane.stats.clone()),
         state: &lane.wait,
-        lane,
+        buffer: RequestBuffer::empty(&shared.pool),
+        tasks: deputy.runtime().metrics(),
         watch: None,
         found_in_row: 0,
         waited_in_row: 0,
         settled: false,
+        answered_in_row: 0,
+        until_stand: MIN_RUN,
     };
-    let mut buffer = shared.pool.take().await?;
-    let mut burst = 0;
+    let mut next = Next::Watch;
     loop {
-        let slot = match lane.inflight.try_acquire() {
-            Some(slot) => slot,
-            // Requests that hold all slots may never end, but the connection may.
-            None => tokio::select! {
-                slot = lane.inflight.acquire() => slot,
-                gone = channel.gone() => return gone,
+        next = match next {
+            Next::Watch => deputy.runtime().block_on(channel.watch())?,
+            Next::Stand => match deputy.while_driving(|| channel.stand()) {
+                Ok(next) => next?,
+                Err(error) => {
+                    tracing::warn!(%error, "a channel has no thread for its tasks, and so waits with epoll");
+                    channel.until_stand = u32::MAX;
+                    Next::Watch
+                }
             },
-        };
-        let Some(len) = channel.receive(&mut buffer).await? else { return Ok(End::Gone) };
-        buffer.set_filled(len);
-        channel.waiter.look_at_caller(caller(buffer.request()));
-        let request = if len <= SMALL {
-            RequestBytes::small(buffer.request())
-        } else {
-            // The payload may stay in use for long; take the next buffer only once this one is on its way.
-            let full = std::mem::replace(&mut buffer, RequestBuffer::empty(&shared.pool));
-            RequestBytes::Large(full.freeze())
-        };
-        dispatch(shared, lane, request, slot, Route::Device);
-        if buffer.is_empty() {
-            buffer = match shared.pool.try_take()? {
-                Some(buffer) => buffer,
+            Next::End => return Ok(End::Gone),
+        }
+    }
+}
+
+impl<F: Filesystem> Channel<'_, F> {
+    /// Serves while waiting through the runtime.
+    async fn watch(&mut self) -> io::Result<Next> {
+        let (shared, lane) = (self.shared, self.lane);
+        self.answered_in_row = 0;
+        let mut burst = 0;
+        loop {
+            // Requests that hold all buffers or slots may never end, but the connection may.
+            if self.buffer.is_empty() {
+                self.buffer = match shared.pool.try_take()? {
+                    Some(buffer) => buffer,
+                    None => tokio::select! {
+                        buffer = shared.pool.take() => buffer?,
+                        gone = self.gone() => return gone,
+                    },
+                };
+            }
+            let slot = match lane.inflight.try_acquire() {
+                Some(slot) => slot,
                 None => tokio::select! {
-                    buffer = shared.pool.take() => buffer?,
-                    gone = channel.gone() => return gone,
+                    slot = lane.inflight.acquire() => slot,
+                    gone = self.gone() => return gone,
                 },
             };
+            let Some(len) = self.receive().await? else { return Ok(Next::End) };
+            self.dispatch(len, slot, Instant::now())?;
+            self.answered_in_row = if self.is_at_rest() { self.answered_in_row + 1 } else { 0 };
+            if self.answered_in_row >= self.until_stand && !self.state.hot.is_other(self.index) {
+                return Ok(Next::Stand);
+            }
+            burst += 1;
+            if burst == BURST {
+                burst = 0;
+                tokio::task::yield_now().await;
+            }
         }
-        burst += 1;
-        if burst == BURST {
-            burst = 0;
-            tokio::task::yield_now().await;
+    }
+
+    /// Serves while waiting in read(2), as long as nothing is left behind and nothing is to be spun for.
+    fn stand(&mut self) -> io::Result<Next> {
+        // Its readiness would wake the deputy for every request.
+        self.watch = None;
+        device::set_nonblocking(&self.lane.fd, false)?;
+        let mut served = 0u32;
+        let next = self.stand_while_at_rest(&mut served);
+        device::set_nonblocking(&self.lane.fd, true)?;
+        // Standing down costs more than a request, so it must not become a habit.
+        self.until_stand = match served / MIN_RUN {
+            few if few < self.until_stand => (2 * self.until_stand).min(MAX_RUN),
+            _ => MIN_RUN,
+        };
+        next
+    }
+
+    fn stand_while_at_rest(&mut self, served: &mut u32) -> io::Result<Next> {
+        while !self.buffer.is_empty() && self.is_at_rest() && !self.state.hot.is_other(self.index) {
+            let episode = self.waiter.begin(true);
+            if self.waiter.window_ns(&episode, false) > 0 {
+                return Ok(Next::Watch);
+            }
+            let Some(slot) = self.lane.inflight.try_acquire() else { return Ok(Next::Watch) };
+            let len = match read(&self.lane.fd, &mut self.buffer)? {
+                Step::Request(len) => len,
+                Step::Gone => return Ok(Next::End),
+                // Someone else has set the descriptor to return at once.
+                Step::Empty => return Ok(Next::Watch),
+            };
+            let now = Instant::now();
+            if self.waiter.returned(&episode, now) {
+                self.found_in_row = 0;
+                self.serve_alone();
+            } else {
+                self.note_found();
+            }
+            self.waiter.obtained(&episode, 1);
+            self.dispatch(len, slot, now)?;
+            *served = served.saturating_add(1);
         }
+        Ok(Next::Watch)
+    }
+
+    /// Whether nothing that this channel has begun is unfinished.
+    fn is_at_rest(&self) -> bool {
+        self.lane.inflight.busy() == 0 && self.tasks.num_alive_tasks() == 0
+    }
+
+    /// Handles the request in the buffer, which came at `started`, and sees to it that there is another buffer, if there is one.
+    fn dispatch(&mut self, len: usize, slot: SlotGuard, started: Instant) -> io::Result<()> {
+        let (shared, lane, started) = (self.shared, self.lane, started.into());
+        self.buffer.set_filled(len);
+        self.waiter.look_at_caller(caller(self.buffer.request()));
+        if len <= SMALL {
+            let request = RequestBytes::small(self.buffer.request());
+            dispatch_at(started, shared, lane, request, slot, Route::Device);
+            return Ok(());
+        }
+        // The payload may stay in use for long; take the next buffer only once this one is on its way.
+        let full = std::mem::replace(&mut self.buffer, RequestBuffer::empty(&shared.pool));
+        dispatch_at(started, shared, lane, RequestBytes::Large(full.freeze()), slot, Route::Device);
+        if let Some(buffer) = shared.pool.try_take()? {
+            self.buffer = buffer;
+        }
+        Ok(())
     }
 }
 
@@ -104,41 +211,35 @@ fn caller(request: &[u8]) -> u32 {
     <crate::abi::InHeader as crate::abi::Pod>::read_from(request).map_or(0, |header| header.pid)
 }
 
-struct Channel<'a> {
+struct Channel<'a, F> {
     index: usize,
+    shared: &'a Arc<Shared<F>>,
+    lane: &'a Arc<Lane>,
     waiter: Waiter,
     state: &'a WaitState,
-    lane: &'a Lane,
+    /// Where the next request goes; empty while there is none to be had.
+    buffer: RequestBuffer,
+    /// What tasks the thread's runtime has.
+    tasks: RuntimeMetrics,
     /// The registration with the runtime; none while another channel serves alone.
     watch: Option<AsyncFd<Device>>,
     found_in_row: u32,
     waited_in_row: u32,
     /// This channel has served alone, as far as it knows.
     settled: bool,
+    /// Requests answered at once in a row, without a spin and with nothing left behind.
+    answered_in_row: u32,
+    /// How many of them it takes before the channel stands in read(2).
+    until_stand: u32,
 }
 
-impl Channel<'_> {
+impl<F: Filesystem> Channel<'_, F> {
     /// The next request's length, or `None` when the kernel is gone.
-    async fn receive(&mut self, buffer: &mut RequestBuffer) -> io::Result<Option<usize>> {
-        let waiting = match self.known_readiness().await {
-            // After a spin, or before the first request, nothing is known; the spin or the wait will tell.
-            None => Step::Empty,
-            Some(mut ready) => {
-                let step = read(&self.lane.fd, buffer)?;
-                if matches!(step, Step::Empty) {
-                    ready.clear_ready();
-                }
-                step
-            }
-        };
-        match waiting {
+    async fn receive(&mut self) -> io::Result<Option<usize>> {
+        match self.take_known().await? {
             Step::Request(len) => {
                 self.waiter.found(1);
-                self.found_in_row += 1;
-                self.waited_in_row = 0;
-                if self.found_in_row == BACKLOG {
-                    self.state.hot.leave(self.index);
-                }
+                self.note_found();
                 return Ok(Some(len));
             }
             Step::Gone => return Ok(None),
@@ -147,14 +248,23 @@ impl Channel<'_> {
         self.found_in_row = 0;
         let idle = self.lane.inflight.busy() == 0;
         let mut episode = self.waiter.begin(idle);
-        if let Some(step) = self.try_spin(&mut episode, buffer)? {
+        if let Some(step) = self.try_spin(&mut episode)? {
             return Ok(step);
         }
-        self.block(&mut episode, buffer).await
+        self.block(&mut episode).await
+    }
+
+    /// A request was found without waiting. After a number of such, there is work for others.
+    fn note_found(&mut self) {
+        self.found_in_row += 1;
+        self.waited_in_row = 0;
+        if self.found_in_row == BACKLOG {
+            self.state.hot.leave(self.index);
+        }
     }
 
     /// Waits for the end of the connection, and for nothing else.
-    async fn gone(&mut self) -> io::Result<End> {
+    async fn gone(&mut self) -> io::Result<Next> {
         let watch = match &self.watch {
             Some(watch) => watch,
             None => self.watch.insert(register(&self.lane.fd)?),
@@ -162,7 +272,7 @@ impl Channel<'_> {
         loop {
             let mut ready = watch.ready(Interest::ERROR).await?;
             if device::is_gone(&self.lane.fd)? {
-                return Ok(End::Gone);
+                return Ok(Next::End);
             }
             ready.clear_ready();
         }
@@ -181,28 +291,31 @@ impl Channel<'_> {
         }
     }
 
-    /// The registration's readiness, if the runtime knows of one already.
-    async fn known_readiness(&self) -> Option<AsyncFdReadyGuard<'_, Device>> {
-        let watch = self.watch.as_ref()?;
+    /// Reads if the registration is known to be ready.
+    async fn take_known(&mut self) -> io::Result<Step> {
+        // After a spin, or before the first request, nothing is known; the spin or the wait will tell.
+        let Some(watch) = &self.watch else { return Ok(Step::Empty) };
         let mut ready = pin!(watch.ready(WATCH));
-        poll_fn(|task| match ready.as_mut().poll(task) {
+        let ready = poll_fn(|task| match ready.as_mut().poll(task) {
             Poll::Ready(guard) => Poll::Ready(guard.ok()),
             Poll::Pending => Poll::Ready(None),
-        })
-        .await
+        });
+        let Some(mut ready) = ready.await else { return Ok(Step::Empty) };
+        let step = read(&self.lane.fd, &mut self.buffer)?;
+        if matches!(step, Step::Empty) {
+            ready.clear_ready();
+        }
+        Ok(step)
     }
 
     /// Spins if the episode allows it; `Some` ends the episode.
-    fn try_spin(
-        &mut self,
-        episode: &mut Episode,
-        buffer: &mut RequestBuffer,
-    ) -> io::Result<Option<Option<usize>>> {
+    fn try_spin(&mut self, episode: &mut Episode) -> io::Result<Option<Option<usize>>> {
         let window = self.waiter.window_ns(episode, false);
         if window == 0 || !self.state.hot.take(self.index) {
             return Ok(None);
         }
-        let fd = &self.lane.fd;
+        self.answered_in_row = 0;
+        let (fd, buffer) = (&self.lane.fd, &mut self.buffer);
         let spun = self.waiter.spin(episode, window, || match read(fd, buffer) {
             Ok(Step::Empty) => None,
             other => Some(other),
@@ -226,11 +339,7 @@ impl Channel<'_> {
     }
 
     /// Waits through the runtime, whose other tasks go on meanwhile.
-    async fn block(
-        &mut self,
-        episode: &mut Episode,
-        buffer: &mut RequestBuffer,
-    ) -> io::Result<Option<usize>> {
+    async fn block(&mut self, episode: &mut Episode) -> io::Result<Option<usize>> {
         let mut blocked = Instant::now();
         loop {
             if self.state.hot.is_other(self.index) {
@@ -251,13 +360,13 @@ impl Channel<'_> {
             };
             let Some(mut ready) = ready else {
                 self.waiter.became_idle(episode);
-                if let Some(step) = self.try_spin(episode, buffer)? {
+                if let Some(step) = self.try_spin(episode)? {
                     return Ok(step);
                 }
                 blocked = Instant::now();
                 continue;
             };
-            match read(&self.lane.fd, buffer)? {
+            match read(&self.lane.fd, &mut self.buffer)? {
                 Step::Request(len) => {
                     self.waiter.woken(episode, blocked);
                     self.waiter.obtained(episode, 1);
@@ -281,7 +390,7 @@ fn register(fd: &Arc<OwnedFd>) -> io::Result<AsyncFd<Device>> {
         .map_err(|error| error.into_parts().1)
 }
 
-/// Reads once, without waiting.
+/// Reads once; waits only if the descriptor was set to.
 fn read(fd: &OwnedFd, buffer: &mut RequestBuffer) -> io::Result<Step> {
     loop {
         match rustix::io::read(fd.as_fd(), buffer.space()) {

@@ -1,6 +1,7 @@
 //! Channels: the threads that take requests from the kernel.
 
 pub(crate) mod classic;
+pub(crate) mod deputy;
 pub(crate) mod run;
 pub(crate) mod uring;
 

@@ -1,18 +1,17 @@
 //! The life of a channel thread: serve, let requests end, end together.
 
+use super::deputy::Deputy;
 use super::{End, classic, uring};
 use crate::dispatch::{Lane, Port, Shared};
 use crate::fs::Filesystem;
 use crate::mount::Connection;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio::sync::{Barrier, watch};
 
 /// Brings the channels of a session together at the end.
@@ -69,17 +68,23 @@ impl Finish {
 }
 
 /// Runs one channel until the session has ended.
-pub(crate) async fn run<F: Filesystem>(
+pub(crate) fn run<F: Filesystem>(
+    runtime: &Arc<Runtime>,
     index: usize,
     shared: &Arc<Shared<F>>,
     lane: &Arc<Lane>,
     finish: &Finish,
 ) {
-    match contain(serve(index, shared, lane, finish)).await {
+    match contain(|| serve(runtime, index, shared, lane, finish)) {
         Ok(End::Gone) => tracing::debug!(index, "the kernel has gone"),
         // From now on it only helps with the end.
         Err(error) => finish.failed(index, &error),
     }
+    runtime.block_on(end(index, shared, lane, finish));
+}
+
+/// Lets requests end, and waits for the other channels.
+async fn end<F: Filesystem>(index: usize, shared: &Arc<Shared<F>>, lane: &Arc<Lane>, finish: &Finish) {
     if tokio::time::timeout(finish.patience, lane.inflight.drained()).await.is_err() {
         tracing::error!(index, "requests still unfinished after the kernel has gone");
     }
@@ -91,7 +96,8 @@ pub(crate) async fn run<F: Filesystem>(
     let _ = finish.end.subscribe().wait_for(|ended| *ended).await;
 }
 
-async fn serve<F: Filesystem>(
+fn serve<F: Filesystem>(
+    runtime: &Arc<Runtime>,
     index: usize,
     shared: &Arc<Shared<F>>,
     lane: &Arc<Lane>,
@@ -99,11 +105,13 @@ async fn serve<F: Filesystem>(
 ) -> io::Result<End> {
     let mut gone = finish.gone.subscribe();
     let end = match &lane.port {
-        Port::Device => classic::serve(index, shared, lane).await,
-        Port::Queue(queue) => tokio::select! {
-            end = uring::serve(shared, lane, queue) => end,
-            _ = gone.wait_for(|gone| *gone) => Ok(End::Gone),
-        },
+        Port::Device => classic::serve(index, shared, lane, Deputy::new(runtime.clone(), index)),
+        Port::Queue(queue) => runtime.block_on(async {
+            tokio::select! {
+                end = uring::serve(shared, lane, queue) => end,
+                _ = gone.wait_for(|gone| *gone) => Ok(End::Gone),
+            }
+        }),
     };
     if end.is_ok() {
         finish.gone.send_replace(true);
@@ -112,11 +120,6 @@ async fn serve<F: Filesystem>(
 }
 
 /// A panic outside of handlers is a failure of the channel.
-async fn contain(serve: impl Future<Output = io::Result<End>>) -> io::Result<End> {
-    let mut serve = pin!(serve);
-    poll_fn(|task| {
-        catch_unwind(AssertUnwindSafe(|| serve.as_mut().poll(task)))
-            .unwrap_or_else(|_| Poll::Ready(Err(io::Error::other("the channel panicked"))))
-    })
-    .await
+fn contain(serve: impl FnOnce() -> io::Result<End>) -> io::Result<End> {
+    catch_unwind(AssertUnwindSafe(serve)).unwrap_or_else(|_| Err(io::Error::other("the channel panicked")))
 }

@@ -21,7 +21,8 @@ use crate::stats::ChannelStats;
 use budget::Budget;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 /// How a session waits for requests.
@@ -113,8 +114,13 @@ impl WaitState {
 
     fn set_share(&self, share: f64) {
         if self.share.swap(share.to_bits(), Relaxed) != share.to_bits() {
-            self.epoch.fetch_add(1, Relaxed);
+            // Whoever sees the new epoch sees the new share.
+            self.epoch.fetch_add(1, Release);
         }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Acquire)
     }
 
     fn set_mix(&self, mix: Mix) {

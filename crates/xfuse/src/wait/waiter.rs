@@ -7,12 +7,15 @@ use crate::mix::{Diffuser, Label};
 use crate::stats::ChannelStats;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Polls between looks at the clock.
 const POLLS_PER_LOOK: u32 = 16;
 /// Requests between looks at where callers run.
 const LOOK_AT_CALLER: u32 = 64;
+
+/// A read that returns sooner had nothing to wait for: the two switches of context alone take longer.
+const MIN_WAIT: Duration = Duration::from_nanos(1_500);
 
 /// State of one thread.
 pub(crate) struct Waiter {
@@ -54,7 +57,7 @@ pub(crate) enum Spun<T> {
 impl Waiter {
     pub(crate) fn new(state: Arc<WaitState>, stats: Arc<ChannelStats>) -> Self {
         let window = Window::new(state.wake_cost_ns);
-        let epoch = state.epoch.load(Relaxed);
+        let epoch = state.epoch();
         Waiter {
             state,
             stats,
@@ -68,10 +71,12 @@ impl Waiter {
     }
 
     fn label(&mut self) -> Label {
-        let epoch = self.state.epoch.load(Relaxed);
+        let epoch = self.state.epoch();
         if epoch != self.epoch {
             self.epoch = epoch;
             self.diffuser = Diffuser::default();
+            // Nobody looks while nothing may spin, so what was seen would stay; and with it the automatic mix at 1.
+            (self.caller_is_here, self.caller_due) = (false, 1);
         }
         self.diffuser.next(self.state.share())
     }
@@ -175,7 +180,10 @@ impl Waiter {
 
     /// Blocking has ended the episode; it began at `blocked`.
     pub(crate) fn woken(&mut self, episode: &Episode, blocked: Instant) {
-        let now = Instant::now();
+        self.woken_at(Instant::now(), episode, blocked);
+    }
+
+    fn woken_at(&mut self, now: Instant, episode: &Episode, blocked: Instant) {
         let counters = &self.stats.wait;
         counters.wakes.fetch_add(1, Relaxed);
         counters.blocked.fetch_add(1, Relaxed);
@@ -187,6 +195,15 @@ impl Waiter {
         {
             counters.short_gaps.fetch_add(1, Relaxed);
         }
+    }
+
+    /// A read that waits as long as it takes has ended the episode `now`. True if it did wait.
+    pub(crate) fn returned(&mut self, episode: &Episode, now: Instant) -> bool {
+        let waited = now - episode.began >= MIN_WAIT;
+        if waited {
+            self.woken_at(now, episode, episode.began);
+        }
+        waited
     }
 
     /// Looks now and then whether the process that sent a request runs on this thread's CPU: spinning would then only
@@ -240,6 +257,25 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_that_was_here_once_does_not_keep_the_automatic_mix_from_trying_again() {
+        let (mut waiter, stats) = waiter(Mix::Auto);
+        let state = waiter.state.clone();
+        let wait = |waiter: &mut Waiter| {
+            let episode = waiter.begin(true);
+            waiter.woken(&episode, Instant::now());
+            waiter.obtained(&episode, 1);
+            stats.wait.short_gaps.load(Relaxed)
+        };
+        assert_eq!(wait(&mut waiter), 1);
+        waiter.caller_is_here = true;
+        assert_eq!(wait(&mut waiter), 1, "it could not have sent while this thread spun");
+        // A probe that ends without success.
+        state.set_share(0.75);
+        state.set_share(1.0);
+        assert_eq!(wait(&mut waiter), 2);
+    }
+
+    #[test]
     fn spins_only_when_idle_on_another_cpu() {
         let (mut waiter, stats) = waiter(Mix::XFUSE);
         if !waiter.state.can_spin {
@@ -248,7 +284,7 @@ mod tests {
         for _ in 0..100 {
             waiter.window.hit(1_000);
         }
-        std::thread::sleep(std::time::Duration::from_millis(5)); // The budget starts empty.
+        std::thread::sleep(Duration::from_millis(5)); // The budget starts empty.
         let busy = waiter.begin(false);
         assert_eq!(waiter.window_ns(&busy, false), 0);
         let episode = waiter.begin(true);
