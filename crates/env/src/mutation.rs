@@ -43,6 +43,8 @@ mutations! {
     LastsrvKeepsPending = "lastsrv-keeps-pending";
     /// Filling a successor leaves chunks out.
     FillIncompletely = "fill-incompletely";
+    /// A replica that was filled does not learn which updates were answered.
+    FillWithoutAnswers = "fill-without-answers";
     /// Bytes read are not compared with their checksums.
     SkipReadChecksum = "skip-read-checksum";
     /// Nothing is synced before it is acknowledged.

@@ -96,7 +96,7 @@ async fn scenario(
     };
     trace.event(format_args!("seed {seed}: {shape:?}"));
     let mut cluster = Cluster::start(shape, &mut rng, trace.clone()).await?;
-    chains::observe(&cluster.admin.mgmtd, verdict.clone(), trace.clone(), Arc::clone(&cluster.renewed));
+    chains::observe(&cluster.admin.mgmtd, verdict.clone(), trace.clone(), Arc::clone(&cluster.memory));
     managers::observe(&cluster, verdict.clone());
     unsettle(&cluster, &mut rng);
     let history = Arc::new(chunks::History::default());
@@ -112,7 +112,7 @@ async fn scenario(
                 registers: Arc::clone(&registers),
                 history: Arc::clone(&history),
                 hand: Arc::clone(hand),
-                renewed: Arc::clone(&cluster.renewed),
+                memory: Arc::clone(&cluster.memory),
                 verdict: verdict.clone(),
                 rng: rng.fork(),
                 pause,
@@ -188,7 +188,7 @@ async fn settle(
         registers: Arc::clone(registers),
         history: Arc::clone(history),
         hand: Arc::clone(hand),
-        renewed: Arc::clone(&cluster.renewed),
+        memory: Arc::clone(&cluster.memory),
         verdict: verdict.clone(),
         rng: rng.fork(),
         pause: 0,

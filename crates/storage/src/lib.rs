@@ -15,6 +15,7 @@
 //! chunks, which last as long as an update does.
 
 mod admin;
+mod answers;
 mod applied;
 mod check;
 mod cluster;

@@ -29,6 +29,8 @@ pub struct Unfinished {
     pub ver: ChunkVer,
     /// The update, if a client may ask for its result again.
     pub update: Option<(dedup::Key, dedup::Request)>,
+    /// The successor does not take the update under its own tag any more.
+    pub tag_refused: bool,
 }
 
 /// One opening of a target. Requests that found it keep it until they end, even when the target lost its place.

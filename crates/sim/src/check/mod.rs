@@ -3,9 +3,12 @@
 pub mod chains;
 pub mod linear;
 pub mod managers;
+pub mod memory;
 pub mod metadata;
 pub mod probes;
 pub mod replicas;
+
+pub use memory::Memory;
 
 use std::sync::Arc;
 
