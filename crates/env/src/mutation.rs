@@ -51,6 +51,8 @@ mutations! {
     SkipSync = "skip-sync";
     /// A chain's version stays when its list changes.
     KeepChainVersion = "keep-chain-version";
+    /// A manager goes on as primary when its lease was lost to another.
+    KeepPrimacy = "keep-primacy";
     /// A replica behind the head takes updates whose predecessors it does not have.
     AcceptGaps = "accept-gaps";
     /// Removed files leave their chunks.
