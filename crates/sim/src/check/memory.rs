@@ -27,6 +27,8 @@ struct Holders {
     /// Those that surely remember.
     targets: BTreeSet<(TargetId, NodeId)>,
     serving: BTreeSet<(TargetId, NodeId)>,
+    /// Those that serve or are waited for.
+    held: BTreeSet<(TargetId, NodeId)>,
 }
 
 impl Memory {
@@ -41,7 +43,7 @@ impl Memory {
         for holders in self.chains.lock().values_mut() {
             let before = holders.targets.len();
             holders.targets.retain(|(_, of)| *of != node);
-            let one_of = before > 0 || holders.serving.iter().any(|(_, of)| *of == node);
+            let one_of = before > 0 || holders.held.iter().any(|(_, of)| *of == node);
             self.count(one_of && holders.targets.is_empty());
         }
     }
@@ -67,7 +69,7 @@ impl Memory {
                     holders.targets.insert((*target, *node));
                 }
             }
-            holders.serving = serving;
+            (holders.serving, holders.held) = (serving, held);
         }
     }
 
