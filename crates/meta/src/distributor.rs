@@ -41,13 +41,21 @@ pub(crate) struct Distributor {
     latest: RwLock<Latest>,
     /// There are other servers, or were: they may be out of the map and still get requests.
     shared: AtomicBool,
+    signs: Mutex<Signs>,
+}
+
+/// Signs of life of all servers.
+#[derive(Default)]
+struct Signs {
     /// Last seen stamps, and when they were new.
-    alive: Mutex<HashMap<NodeId, (Stamp, Instant)>>,
+    alive: HashMap<NodeId, (Stamp, Instant)>,
+    /// When this server looked last.
+    looked: Option<Instant>,
 }
 
 impl Distributor {
     pub(crate) fn new(node: NodeId) -> Self {
-        Self { node, latest: RwLock::default(), shared: AtomicBool::new(false), alive: Mutex::default() }
+        Self { node, latest: RwLock::default(), shared: AtomicBool::new(false), signs: Mutex::default() }
     }
 
     /// The owner of an inode as far as this server knows.
@@ -88,7 +96,8 @@ impl Distributor {
         Ok((map, stamp))
     }
 
-    /// Notes which stamps are new and gives the servers of the map that have been silent too long.
+    /// Notes which stamps are new and gives the servers of the map that have been silent too long. While this server could
+    /// not look nobody was silent: the store may have stood still for all, and whoever lives shows it again now.
     fn find_dead(
         &self,
         active: &[NodeId],
@@ -96,7 +105,12 @@ impl Distributor {
         timeout: Duration,
     ) -> BTreeSet<NodeId> {
         let now = Instant::now();
-        let mut alive = self.alive.lock();
+        let mut signs = self.signs.lock();
+        let away = signs.looked.replace(now).is_some_and(|looked| now - looked > timeout / 2);
+        let alive = &mut signs.alive;
+        if away {
+            alive.values_mut().for_each(|(_, time)| *time = now);
+        }
         if stamps.iter().any(|(node, _)| *node != self.node) {
             self.shared.store(true, Ordering::Relaxed);
         }
@@ -176,4 +190,27 @@ pub(crate) async fn update(core: &Core, leave: bool) -> Result<()> {
         }
     }
     fail(code::META_BUSY, "the map of metadata servers keeps changing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_could_not_look_blames_nobody() {
+        let distributor = Distributor::new(NodeId(1));
+        let (one, two) = (NodeId(1), NodeId(2));
+        let look = || distributor.find_dead(&[one, two], vec![(one, [1; 10]), (two, [1; 10])], TIMEOUT);
+        assert!(look().is_empty());
+        tokio::time::advance(20 * TIMEOUT).await;
+        assert!(look().is_empty(), "nobody could show life");
+        for _ in 0..5 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert!(look().is_empty());
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(look(), BTreeSet::from([two]), "now it is silent");
+    }
 }
