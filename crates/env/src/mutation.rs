@@ -57,6 +57,8 @@ mutations! {
     AcceptGaps = "accept-gaps";
     /// Removed files leave their chunks.
     LeaveChunks = "leave-chunks";
+    /// With several metadata servers, late copies of requests are executed.
+    ApplyLateCopies = "apply-late-copies";
     /// A repeated removal of a name is executed again.
     ForgetRemovals = "forget-removals";
 }
