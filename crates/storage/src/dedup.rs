@@ -12,7 +12,8 @@ use valor_protocol::status::code;
 use valor_protocol::storage::{IOResult, MessageTag, UpdateType};
 use valor_protocol::{ChainId, ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, Uuid};
 
-/// Entries younger than this are kept even when the table is full; longer than any client retries a request.
+/// Entries younger than this are kept even when the table is full. Clients that wait for their chain repeat requests for
+/// longer: what they know the manager tells, and they are forgotten only when it has not heard them for long.
 pub const KEEP: Duration = Duration::from_secs(600);
 
 /// A client's channel on a chain.
@@ -216,14 +217,14 @@ impl Table {
         before - self.entries.len()
     }
 
-    /// Updates of a chain that succeeded and may still be repeated.
+    /// Updates of a chain that succeeded: clients that wait for the chain repeat them for long.
     pub fn answered(&self, chain: ChainId, now: Duration) -> Vec<Answered> {
         let of_chain = self.entries.iter().filter(|(key, _)| key.chain == chain);
         let answered = of_chain.filter_map(|(key, entry)| {
             let last = entry.last.as_ref().filter(|last| last.result.length_info.is_ok())?;
             let age = now.saturating_sub(entry.used);
             let (seqnum, request_id, result) = (last.seqnum, last.request_id, last.result.clone());
-            (age < KEEP).then_some(Answered { key: *key, seqnum, request_id, age, result })
+            Some(Answered { key: *key, seqnum, request_id, age, result })
         });
         answered.collect()
     }
@@ -569,7 +570,6 @@ mod tests {
         assert_eq!(answered.len(), 1, "what failed is not passed on");
         assert_eq!(answered[0].age, Duration::from_secs(60));
         assert!(there.answered(ChainId(2), later).is_empty());
-        assert!(there.answered(ChainId(1), AT + KEEP).is_empty());
 
         let mut here = Table::new(4);
         here.admit(key(1, 1), &request(5, 50), AT);

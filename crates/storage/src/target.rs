@@ -69,8 +69,8 @@ pub struct Store {
 
 impl Store {
     /// The store of an engine that was just opened.
-    pub fn new(engine: Arc<Engine>, now_us: i64) -> Store {
-        let applied = Arc::new(Applied::of(&engine, now_us));
+    pub fn new(engine: Arc<Engine>) -> Store {
+        let applied = Arc::new(Applied::of(&engine));
         Store { engine, used: Arc::default(), unfinished: Arc::default(), applied }
     }
 }
