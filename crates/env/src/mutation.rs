@@ -53,8 +53,6 @@ mutations! {
     KeepChainVersion = "keep-chain-version";
     /// A manager goes on as primary when its lease was lost to another.
     KeepPrimacy = "keep-primacy";
-    /// A replica behind the head takes updates whose predecessors it does not have.
-    AcceptGaps = "accept-gaps";
     /// Removed files leave their chunks.
     LeaveChunks = "leave-chunks";
     /// With several metadata servers, late copies of requests are executed.
