@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::check::{Verdict, chains, managers, metadata, probes, replicas};
+use crate::check::{Verdict, chains, copies, managers, metadata, probes, replicas};
 use crate::cluster::{Cluster, Kind, Shape};
 use crate::faults::Faults;
 use crate::rng::Rng;
@@ -154,6 +154,8 @@ async fn scenario(
     let workers = timeout(DRAIN, ended).await.map_err(|_| "clients do not end".to_owned())??;
     cluster.replace_damaged().await?;
     cluster.wait_until_whole(RECOVERY).await?;
+    copies::of_metadata(&cluster, verdict).await?;
+    copies::of_writes(&mut cluster, verdict).await?;
     settle(&cluster, verdict, hand, &history, &registers, workers, rng).await
 }
 

@@ -136,5 +136,6 @@ fn goes_back(
     }
     let stood_still = since.is_some_and(|since| since.elapsed() + 2 * PERIOD >= length);
     let ended = after.lease_start > before.lease_end;
-    (!ended && !(beyond_reach && stood_still)).then_some("the lease was taken before its end")
+    let taken = ended || (beyond_reach && stood_still);
+    (!taken).then_some("the lease was taken before its end")
 }

@@ -1,6 +1,7 @@
 //! What must hold.
 
 pub mod chains;
+pub mod copies;
 pub mod linear;
 pub mod managers;
 pub mod memory;
