@@ -154,9 +154,7 @@ async fn scenario(
     let workers = timeout(DRAIN, ended).await.map_err(|_| "clients do not end".to_owned())??;
     cluster.replace_damaged().await?;
     cluster.wait_until_whole(RECOVERY).await?;
-    copies::of_metadata(&cluster, verdict).await?;
-    copies::of_writes(&mut cluster, verdict).await?;
-    settle(&cluster, verdict, hand, &history, &registers, workers, rng).await
+    settle(&mut cluster, verdict, hand, &history, &registers, workers, rng).await
 }
 
 /// Delays of networks and disks of this run.
@@ -175,7 +173,7 @@ fn unsettle(cluster: &Cluster, rng: &mut Rng) {
 
 /// The last checks, in a quiet cluster.
 async fn settle(
-    cluster: &Cluster,
+    cluster: &mut Cluster,
     verdict: &Verdict,
     hand: &Hand,
     history: &Arc<chunks::History>,
@@ -219,6 +217,8 @@ async fn settle(
     for chunk in everything.ownerless(&chunks) {
         verdict.violation(format!("nobody owns {chunk}"));
     }
+    copies::of_metadata(cluster, verdict).await?;
+    copies::of_writes(cluster, verdict).await?;
     probes::old_chain_versions(cluster, registers, verdict).await;
     if probes::damage(cluster, &chunks, rng.index(usize::from(cluster.shape.storage))) {
         for _ in 0..4 {

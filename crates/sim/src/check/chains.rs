@@ -15,6 +15,8 @@ use crate::trace::Trace;
 /// Looks at every routing information that arrives, as long as the runtime lives.
 pub fn observe(mgmtd: &Arc<MgmtdClient>, verdict: Verdict, trace: Trace, memory: Arc<Memory>) {
     let mut watch = mgmtd.watch();
+    // Nothing may change before the first process ends.
+    memory.look(&mgmtd.routing());
     tokio::spawn(async move {
         let mut known = Known::default();
         while watch.changed().await.is_ok() {
