@@ -217,9 +217,9 @@ async fn settle(
     for chunk in everything.ownerless(&chunks) {
         verdict.violation(format!("nobody owns {chunk}"));
     }
+    probes::old_chain_versions(cluster, registers, verdict).await;
     copies::of_metadata(cluster, verdict).await?;
     copies::of_writes(cluster, verdict).await?;
-    probes::old_chain_versions(cluster, registers, verdict).await;
     if probes::damage(cluster, &chunks, rng.index(usize::from(cluster.shape.storage))) {
         for _ in 0..4 {
             reader.read_all().await;
