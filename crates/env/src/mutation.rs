@@ -43,16 +43,20 @@ mutations! {
     LastsrvKeepsPending = "lastsrv-keeps-pending";
     /// Filling a successor leaves chunks out.
     FillIncompletely = "fill-incompletely";
+    /// A replica that was filled does not learn which updates were answered.
+    FillWithoutAnswers = "fill-without-answers";
     /// Bytes read are not compared with their checksums.
     SkipReadChecksum = "skip-read-checksum";
     /// Nothing is synced before it is acknowledged.
     SkipSync = "skip-sync";
     /// A chain's version stays when its list changes.
     KeepChainVersion = "keep-chain-version";
-    /// A replica behind the head takes updates whose predecessors it does not have.
-    AcceptGaps = "accept-gaps";
+    /// A manager goes on as primary when its lease was lost to another.
+    KeepPrimacy = "keep-primacy";
     /// Removed files leave their chunks.
     LeaveChunks = "leave-chunks";
+    /// With several metadata servers, late copies of requests are executed.
+    ApplyLateCopies = "apply-late-copies";
     /// A repeated removal of a name is executed again.
     ForgetRemovals = "forget-removals";
 }

@@ -65,6 +65,8 @@ pub struct Config {
     pub idempotent_record_expire: Duration,
     /// Time between two rounds of dropping them.
     pub idempotent_record_clean: Duration,
+    /// Valor only: remembered results beyond this number are dropped, the oldest first.
+    pub idempotent_record_limit: u64,
     /// Remembers results of every remove, not only of recursive ones.
     pub idempotent_remove: bool,
     /// Remembers results of renames.
@@ -211,6 +213,7 @@ impl Default for Config {
             allow_directly_move_to_trash: false,
             idempotent_record_expire: Duration::from_secs(30 * 60),
             idempotent_record_clean: Duration::from_secs(60),
+            idempotent_record_limit: 16 << 20,
             idempotent_remove: true,
             idempotent_rename: false,
             operation_timeout: Duration::from_secs(5),

@@ -20,7 +20,7 @@ use crate::acl_cache::AclCache;
 use crate::cluster::{ChunkAccess, Cluster};
 use crate::config::Config;
 use crate::distributor::Distributor;
-use crate::error::{Error, Result, is_expected, is_retryable, status};
+use crate::error::{Error, Result, is_remembered, status};
 use crate::gc::GcQueues;
 use crate::idempotent;
 use crate::inode_id::InodeIds;
@@ -64,7 +64,8 @@ impl Cx<'_> {
     /// copy that comes late at one of them must not take effect after what was done at another since. On one server
     /// copies come one after the other, and the name itself tells the next one.
     pub(crate) fn shared_ids(&self, base: &ReqBase) -> Option<(Uuid, Uuid)> {
-        if self.core.distributor.is_shared() { request_ids(base) } else { None }
+        let shared = self.core.distributor.is_shared() && !broken(Mutation::ApplyLateCopies);
+        if shared { request_ids(base) } else { None }
     }
 
     /// The time of the operation as inodes keep it.
@@ -92,6 +93,11 @@ pub(crate) trait Operation: Send {
     /// Client and request ids under which the result is remembered.
     fn idempotency(&self, _cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
         None
+    }
+
+    /// Whether the refusal of the last try is what the client gets; it is remembered then.
+    fn refusal_is_answer(&self) -> bool {
+        true
     }
 
     /// One try.
@@ -229,7 +235,7 @@ async fn attempt<O: Operation>(cx: &Cx<'_>, operation: &mut O) -> Result<O::Rsp>
             result.map_err(Error::Status)
         }
         // A final refusal is remembered too, without what the operation did until then.
-        Err(Error::Status(refusal)) if is_expected(refusal.code) || !is_retryable(refusal.code) => {
+        Err(Error::Status(refusal)) if is_remembered(&refusal) && operation.refusal_is_answer() => {
             let mut tx = Tx::begin(&cx.core.db);
             if let Some(result) = idempotent::load::<O::Rsp>(&mut tx, client, request).await? {
                 return result.map_err(Error::Status);

@@ -39,15 +39,23 @@ struct Latest {
 pub(crate) struct Distributor {
     node: NodeId,
     latest: RwLock<Latest>,
-    /// There are other servers, or were: they may be out of the map and still get requests.
+    /// There are other servers, or were a short time ago: they may be out of the map and still get requests.
     shared: AtomicBool,
+    signs: Mutex<Signs>,
+}
+
+/// Signs of life of all servers.
+#[derive(Default)]
+struct Signs {
     /// Last seen stamps, and when they were new.
-    alive: Mutex<HashMap<NodeId, (Stamp, Instant)>>,
+    alive: HashMap<NodeId, (Stamp, Instant)>,
+    /// When this server looked last.
+    looked: Option<Instant>,
 }
 
 impl Distributor {
     pub(crate) fn new(node: NodeId) -> Self {
-        Self { node, latest: RwLock::default(), shared: AtomicBool::new(false), alive: Mutex::default() }
+        Self { node, latest: RwLock::default(), shared: AtomicBool::new(false), signs: Mutex::default() }
     }
 
     /// The owner of an inode as far as this server knows.
@@ -55,7 +63,7 @@ impl Distributor {
         owner_of(&self.latest.read().map.active, inode)
     }
 
-    /// Whether other servers work on the same file system, or ever did.
+    /// Whether other servers work on the same file system, or did while clients may still repeat what they asked them.
     pub(crate) fn is_shared(&self) -> bool {
         self.shared.load(Ordering::Relaxed)
     }
@@ -88,17 +96,21 @@ impl Distributor {
         Ok((map, stamp))
     }
 
-    /// Notes which stamps are new and gives the servers of the map that have been silent too long.
+    /// Notes which stamps are new and gives the servers of the map that have been silent for `timeout`. While this server could
+    /// not look nobody was silent: the store may have stood still for all, and whoever lives shows it again now.
     fn find_dead(
         &self,
         active: &[NodeId],
         stamps: Vec<(NodeId, Stamp)>,
         timeout: Duration,
+        memory: Duration,
     ) -> BTreeSet<NodeId> {
         let now = Instant::now();
-        let mut alive = self.alive.lock();
-        if stamps.iter().any(|(node, _)| *node != self.node) {
-            self.shared.store(true, Ordering::Relaxed);
+        let mut signs = self.signs.lock();
+        let away = signs.looked.replace(now).is_some_and(|looked| now - looked > timeout / 2);
+        let alive = &mut signs.alive;
+        if away {
+            alive.values_mut().for_each(|(_, time)| *time = now);
         }
         for (node, stamp) in stamps {
             let known = alive.entry(node).or_insert((stamp, now));
@@ -106,6 +118,10 @@ impl Distributor {
                 *known = (stamp, now);
             }
         }
+        let recent = |(node, (_, time)): (&NodeId, &(Stamp, Instant))| {
+            *node != self.node && (active.contains(node) || *time + memory >= now)
+        };
+        self.shared.store(alive.iter().any(recent), Ordering::Relaxed);
         let silent = |node: &NodeId| alive.get(node).is_none_or(|(_, time)| *time + timeout < now);
         active.iter().copied().filter(|node| *node != self.node && silent(node)).collect()
     }
@@ -140,7 +156,9 @@ impl Work for Update {
         let stamps = page.items.iter().filter_map(|(key, value)| {
             Some((parse_server_alive_key(key)?, Stamp::try_from(value.as_ref()).ok()?))
         });
-        let dead = distributor.find_dead(&map.active, stamps.collect(), cx.config.distributor.timeout.get());
+        let timeout = cx.config.distributor.timeout.get();
+        let memory = cx.config.idempotent_record_expire.get().max(timeout);
+        let dead = distributor.find_dead(&map.active, stamps.collect(), timeout, memory);
         let node = distributor.node;
         tx.set_versionstamp(&server_alive_key(node));
         let listed = map.active.contains(&node);
@@ -176,4 +194,46 @@ pub(crate) async fn update(core: &Core, leave: bool) -> Result<()> {
         }
     }
     fail(code::META_BUSY, "the map of metadata servers keeps changing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_could_not_look_blames_nobody() {
+        let distributor = Distributor::new(NodeId(1));
+        let (one, two) = (NodeId(1), NodeId(2));
+        let stamps = || vec![(one, [1; 10]), (two, [1; 10])];
+        let look = || distributor.find_dead(&[one, two], stamps(), TIMEOUT, TIMEOUT);
+        assert!(look().is_empty());
+        tokio::time::advance(20 * TIMEOUT).await;
+        assert!(look().is_empty(), "nobody could show life");
+        for _ in 0..5 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert!(look().is_empty());
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(look(), BTreeSet::from([two]), "now it is silent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_alone_again_when_what_others_were_asked_is_not_repeated_any_more() {
+        let distributor = Distributor::new(NodeId(1));
+        let (one, two) = (NodeId(1), NodeId(2));
+        let look = |active: &[NodeId], stamps| {
+            distributor.find_dead(active, stamps, TIMEOUT, 10 * TIMEOUT);
+            distributor.is_shared()
+        };
+        assert!(!look(&[one], vec![(one, [1; 10])]));
+        assert!(look(&[one, two], vec![(one, [2; 10]), (two, [1; 10])]));
+        for second in 0..60 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let shared = look(&[one], vec![(one, [3; 10]), (two, [1; 10])]);
+            assert_eq!(shared, second < 50, "after {second} s");
+        }
+        assert!(look(&[one], vec![(one, [4; 10]), (two, [2; 10])]), "it is back");
+    }
 }

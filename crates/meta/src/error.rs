@@ -87,6 +87,13 @@ pub(crate) fn is_expected(code: u16) -> bool {
     )
 }
 
+/// A copy of the request must get the same refusal: this one is final, and what it was refused for may change. What is
+/// wrong with the request itself stays so, and need not be written down.
+pub(crate) fn is_remembered(refusal: &Status) -> bool {
+    let of_the_request = matches!(refusal.code, code::INVALID_ARG | code::META_NAME_TOO_LONG);
+    !of_the_request && (is_expected(refusal.code) || !is_retryable(refusal.code))
+}
+
 /// The same request may succeed later (3FS `ErrorHandling::retryable`, `src/fbs/meta/Utils.h`).
 pub(crate) fn is_retryable(code: u16) -> bool {
     match code {

@@ -138,7 +138,8 @@ impl Meta {
         let core = Arc::clone(&self.core);
         tasks.spawn(async move {
             loop {
-                tokio::time::sleep(core.config.get().idempotent_record_clean.get()).await;
+                let pause = idempotent::clean_interval(&core.config.get());
+                tokio::time::sleep(pause).await;
                 if !sessions::is_first_server(&core) {
                     continue;
                 }

@@ -4,11 +4,13 @@
 //! The record says by the wall clock when the lease ends, as in 3FS. Wall clocks jump, so here both sides measure with
 //! their steady clocks besides: the primary trusts its lease only for so long after it began to write it, and another
 //! manager takes it only after it saw the record unchanged for as long. Two managers are never primary at a time then,
-//! whatever their wall clocks say, as long as their steady clocks run at about the same speed.
+//! whatever their wall clocks say, as long as their steady clocks run at about the same speed. An end that lies further
+//! away than a lease can reach comes from a wrong clock, and keeps nobody waiting for it.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
+use valor_env::mutation::{Mutation, broken};
 use valor_protocol::UtcTime;
 use valor_protocol::app::ReleaseVersion;
 use valor_protocol::mgmtd::{MgmtdLeaseInfo, PersistentNodeInfo};
@@ -29,8 +31,23 @@ pub struct Candidate<'a> {
     pub length: Duration,
     /// Whether an older software than the last primary's has to stand back.
     pub check_release: bool,
-    /// This manager has seen the stored lease unchanged for so long that its owner does not trust it any more.
-    pub watched: bool,
+    /// How long a primary trusts its lease; see [`trust`].
+    pub trust: Duration,
+    /// How long this manager has seen the stored lease unchanged.
+    pub watched: Duration,
+}
+
+impl Candidate<'_> {
+    /// Whether a lease ends later than any that begins now, even by a clock that is ahead by its length.
+    fn is_beyond_reach(&self, lease: &MgmtdLeaseInfo) -> bool {
+        lease.lease_end > after(self.now, self.length.saturating_mul(2))
+    }
+
+    /// Whether somebody else's lease may be taken.
+    fn may_take(&self, stored: &MgmtdLeaseInfo) -> bool {
+        let ended = stored.lease_end < self.now && self.watched >= self.trust;
+        is_given_up(stored) || ended || (self.is_beyond_reach(stored) && self.watched >= self.length)
+    }
 }
 
 /// The lease to write, or `None` to leave the stored one as it is.
@@ -47,12 +64,19 @@ pub fn claim(stored: Option<&MgmtdLeaseInfo>, candidate: &Candidate<'_>) -> Opti
         return None;
     }
     let own = stored.primary.node_id == candidate.node.node_id;
-    if stored.lease_end < candidate.now && stored.lease_end < lease_end {
-        return (own || candidate.watched || is_given_up(stored)).then_some(new);
+    if !own {
+        return candidate.may_take(stored).then_some(new);
     }
-    // The end never moves back, even if the clock does; it moves in any case, so that others see us alive.
+    if stored.lease_end < candidate.now || is_given_up(stored) {
+        return Some(new);
+    }
+    if candidate.is_beyond_reach(stored) {
+        // Written while the clock was ahead.
+        return Some(MgmtdLeaseInfo { lease_start: stored.lease_start.min(candidate.now), ..new });
+    }
+    // Else the end never moves back, even if the clock does; it moves in any case, so that others see us alive.
     let lease_end = lease_end.max(after(stored.lease_end, Duration::from_micros(1)));
-    own.then_some(MgmtdLeaseInfo { lease_start: stored.lease_start, lease_end, ..new })
+    Some(MgmtdLeaseInfo { lease_start: stored.lease_start, lease_end, ..new })
 }
 
 /// The lease with the mark that its owner gave it up: it ends before it began.
@@ -88,8 +112,8 @@ pub struct LeaseState {
     pub lease: Option<MgmtdLeaseInfo>,
     /// This manager is primary but has not loaded the cluster's state yet.
     pub loading: bool,
-    /// When this manager began the transaction that read or wrote it.
-    asked: Option<Instant>,
+    /// When this manager began the transaction that wrote it, if it is its own.
+    written: Option<Instant>,
 }
 
 /// What is in force when a lease is looked at.
@@ -123,9 +147,14 @@ pub enum LeaseChange {
 }
 
 impl LeaseState {
-    /// Takes in what was read from the store by a transaction that began at `asked`, or `None` if this manager must
-    /// not be primary.
-    pub fn observe(&mut self, read: Option<MgmtdLeaseInfo>, asked: Instant, own: NodeId) -> LeaseChange {
+    /// Takes in what is in the store, or `None` if this manager must not be primary. `written` tells when the
+    /// transaction began if it wrote the lease; one that only looked does not let a lease be trusted any longer.
+    pub fn observe(
+        &mut self,
+        read: Option<MgmtdLeaseInfo>,
+        written: Option<Instant>,
+        own: NodeId,
+    ) -> LeaseChange {
         let Some(new) = read else {
             *self = Self::default();
             return LeaseChange::None;
@@ -138,8 +167,9 @@ impl LeaseState {
             Some(_) => LeaseChange::None,
         };
         self.loading = new.primary.node_id == own && change != LeaseChange::None;
+        let same = matches!(change, LeaseChange::StillLoading | LeaseChange::None);
+        self.written = written.or(self.written.filter(|_| same));
         self.lease = Some(new);
-        self.asked = Some(asked);
         change
     }
 
@@ -147,10 +177,11 @@ impl LeaseState {
     /// written a short time ago, too.
     pub fn trusted(&self, now: &Now) -> Option<&MgmtdLeaseInfo> {
         let lease = self.lease.as_ref()?;
-        let recent = |asked: Instant| now.steady < asked + trust(now.length, now.margin);
+        let recent = |written: Instant| now.steady < written + trust(now.length, now.margin);
         let others = lease.primary.node_id != now.own;
         let lasts = after(now.utc, now.margin) < lease.lease_end;
-        (!self.loading && lasts && (others || self.asked.is_some_and(recent))).then_some(lease)
+        let holds = lasts && (others || self.written.is_some_and(recent));
+        (!self.loading && (holds || (!others && broken(Mutation::KeepPrimacy)))).then_some(lease)
     }
 }
 
@@ -166,6 +197,7 @@ mod tests {
     use valor_protocol::status::code;
 
     const LENGTH: Duration = Duration::from_secs(60);
+    const TRUST: Duration = Duration::from_secs(40);
 
     fn node(id: u32) -> PersistentNodeInfo {
         PersistentNodeInfo { node_id: NodeId(id), ..PersistentNodeInfo::default() }
@@ -189,7 +221,7 @@ mod tests {
         id: u32,
         now: i64,
         date: u64,
-        watched: bool,
+        watched: u64,
     ) -> Option<MgmtdLeaseInfo> {
         let node = node(id);
         let candidate = Candidate {
@@ -198,13 +230,14 @@ mod tests {
             now: UtcTime(now * 1_000_000),
             length: LENGTH,
             check_release: true,
-            watched,
+            trust: TRUST,
+            watched: Duration::from_secs(watched),
         };
         claim(stored, &candidate)
     }
 
     fn claim_at(stored: Option<&MgmtdLeaseInfo>, id: u32, now: i64, date: u64) -> Option<MgmtdLeaseInfo> {
-        claim_with(stored, id, now, date, true)
+        claim_with(stored, id, now, date, 40)
     }
 
     #[test]
@@ -237,11 +270,51 @@ mod tests {
     #[test]
     fn a_lease_is_taken_only_by_who_has_watched_it() {
         let stored = lease(1, 100, 160);
-        assert_eq!(claim_with(Some(&stored), 2, 161, 5, false), None, "its clock may be wrong");
-        assert_eq!(claim_with(Some(&stored), 2, 161, 5, true), Some(lease(2, 161, 221)));
-        assert_eq!(claim_with(Some(&stored), 1, 161, 5, false), Some(lease(1, 161, 221)), "its own");
+        assert_eq!(claim_with(Some(&stored), 2, 161, 5, 39), None, "its clock may be wrong");
+        assert_eq!(claim_with(Some(&stored), 2, 161, 5, 40), Some(lease(2, 161, 221)));
+        assert_eq!(claim_with(Some(&stored), 1, 161, 5, 0), Some(lease(1, 161, 221)), "its own");
         let free = given_up(stored);
-        assert_eq!(claim_with(Some(&free), 2, 101, 5, false), Some(lease(2, 101, 161)), "given up");
+        assert_eq!(claim_with(Some(&free), 2, 101, 5, 0), Some(lease(2, 101, 161)), "given up");
+        assert_eq!(
+            claim_with(Some(&free), 2, 50, 5, 0),
+            Some(lease(2, 50, 110)),
+            "by a clock that was ahead"
+        );
+    }
+
+    #[test]
+    fn a_lease_that_a_wrong_clock_made_endless_is_taken_once_it_was_watched_for_a_whole_one() {
+        let stored = lease(1, 9000, 9060);
+        assert_eq!(claim_with(Some(&stored), 2, 100, 5, 59), None);
+        assert_eq!(claim_with(Some(&stored), 2, 100, 5, 60), Some(lease(2, 100, 160)));
+        // A clock that is ahead by no more than a lease is believed.
+        let near = lease(1, 150, 220);
+        assert_eq!(claim_with(Some(&near), 2, 100, 5, 60), None);
+        // Its owner, whose clock is right again, puts it right; as a new one if it began in the future too.
+        assert_eq!(claim_with(Some(&stored), 1, 100, 5, 0), Some(lease(1, 100, 160)));
+        assert_eq!(claim_with(Some(&lease(1, 50, 9060)), 1, 100, 5, 0), Some(lease(1, 50, 160)));
+    }
+
+    #[test]
+    fn looking_at_its_own_lease_does_not_make_a_manager_trust_it_longer() {
+        let own = NodeId(1);
+        let begun = Instant::now();
+        let at = |steady: u64| Now {
+            own,
+            utc: UtcTime(110_000_000),
+            steady: begun + Duration::from_secs(steady),
+            length: LENGTH,
+            margin: Duration::from_secs(20),
+        };
+        let mut state = LeaseState::default();
+        state.observe(Some(lease(1, 100, 160)), Some(begun), own);
+        state.loading = false;
+        assert!(state.trusted(&at(39)).is_some());
+        state.observe(Some(lease(1, 100, 160)), None, own);
+        assert!(state.trusted(&at(39)).is_some(), "it still counts from when it was written");
+        assert!(state.trusted(&at(40)).is_none());
+        state.observe(Some(lease(1, 100, 170)), Some(begun + Duration::from_secs(30)), own);
+        assert!(state.trusted(&at(69)).is_some());
     }
 
     #[test]
@@ -274,23 +347,23 @@ mod tests {
             length: LENGTH,
             margin: Duration::from_secs(20),
         };
-        assert_eq!(state.observe(Some(lease(1, 100, 160)), begun, own), LeaseChange::First);
+        assert_eq!(state.observe(Some(lease(1, 100, 160)), Some(begun), own), LeaseChange::First);
         assert!(state.loading);
-        assert_eq!(state.observe(Some(lease(1, 100, 170)), begun, own), LeaseChange::StillLoading);
+        assert_eq!(state.observe(Some(lease(1, 100, 170)), Some(begun), own), LeaseChange::StillLoading);
         assert!(state.loading);
         assert!(state.trusted(&at(110, 0)).is_none());
         state.loading = false;
-        assert_eq!(state.observe(Some(lease(1, 100, 180)), begun, own), LeaseChange::None);
+        assert_eq!(state.observe(Some(lease(1, 100, 180)), Some(begun), own), LeaseChange::None);
         assert!(!state.loading);
         assert!(state.trusted(&at(159, 39)).is_some());
         assert!(state.trusted(&at(160, 39)).is_none(), "20 s before the end nobody relies on it");
         assert!(state.trusted(&at(100, 40)).is_none(), "even if the clock went back");
-        assert_eq!(state.observe(Some(lease(1, 190, 250)), begun, own), LeaseChange::Start);
+        assert_eq!(state.observe(Some(lease(1, 190, 250)), Some(begun), own), LeaseChange::Start);
         assert!(state.loading);
-        assert_eq!(state.observe(Some(lease(2, 300, 360)), begun, own), LeaseChange::Primary);
+        assert_eq!(state.observe(Some(lease(2, 300, 360)), Some(begun), own), LeaseChange::Primary);
         assert!(!state.loading, "another one loads it");
         assert!(state.trusted(&at(310, 100)).is_some(), "whoever else has it is only a hint");
-        assert_eq!(state.observe(None, begun, own), LeaseChange::None);
+        assert_eq!(state.observe(None, Some(begun), own), LeaseChange::None);
         assert!(state.trusted(&at(310, 0)).is_none());
     }
 }

@@ -43,16 +43,19 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The reply for a version and whether it is of a manager that starts; `make` says what it holds if it is not known.
+    /// The reply for at least this version, and whether it is of a manager that starts; `newest` says what there is if no
+    /// such one is known.
     pub fn reply(
         &mut self,
-        of: (RoutingInfoVersion, bool),
-        make: impl FnOnce() -> RoutingInfo,
+        least: (RoutingInfoVersion, bool),
+        newest: impl FnOnce() -> ((RoutingInfoVersion, bool), RoutingInfo),
     ) -> WithCrc<RoutingReply> {
-        if let Some(reply) = self.reply.as_ref().filter(|_| self.of == of) {
+        let enough = self.of.0 >= least.0 && self.of.1 == least.1;
+        if let Some(reply) = self.reply.as_ref().filter(|_| enough) {
             return reply.clone();
         }
-        let value = RoutingReply::new(Some(make()));
+        let (of, info) = newest();
+        let value = RoutingReply::new(Some(info));
         let known = KnownCrc { data: value.0.clone(), crc: storage_crc32c(&value.0) };
         let reply = WithCrc { value, known: vec![known] };
         *self = Self { of, reply: Some(reply.clone()) };

@@ -115,7 +115,7 @@ impl Store {
     }
 
     /// Looks at the lease, and takes or extends it if that is possible: the lease as it is then, or `None` if this
-    /// manager is disabled; and when the transaction began that says so.
+    /// manager is disabled; and when the transaction began, if it wrote the lease.
     ///
     /// # Errors
     /// 1xxx, 2.
@@ -123,7 +123,7 @@ impl Store {
         &self,
         own: &PersistentNodeInfo,
         release: &ReleaseVersion,
-    ) -> Result<(Option<MgmtdLeaseInfo>, Instant), Status> {
+    ) -> Result<(Option<MgmtdLeaseInfo>, Option<Instant>), Status> {
         self.persistently(&ExtendLease { own, release }).await
     }
 
@@ -280,30 +280,30 @@ struct ExtendLease<'a> {
 }
 
 impl Content for ExtendLease<'_> {
-    type Output = (Option<MgmtdLeaseInfo>, Instant);
+    type Output = (Option<MgmtdLeaseInfo>, Option<Instant>);
 
     async fn run(&self, store: &Store, tx: &Transaction) -> Result<Self::Output, Failure> {
-        let asked = Instant::now();
+        let begun = Instant::now();
         let key = schema::node_key(store.own_id);
         if let Some(record) = tx.get(&key).await?
             && tags::disable(&schema::read_node(&key, record)?.tags)
         {
-            return Ok((None, asked));
+            return Ok((None, None));
         }
         let stored = read_lease(tx).await?;
         let config: &Config = &store.config.get();
-        let trust = lease::trust(config.lease_length.get(), config.suspicious_lease_interval.get());
         let candidate = Candidate {
             node: self.own,
             release: self.release,
             now: store.utc_now(),
             length: config.lease_length.get(),
             check_release: config.extend_lease_check_release_version,
-            watched: stored.as_ref().is_some_and(|stored| store.watch(stored) >= trust),
+            trust: lease::trust(config.lease_length.get(), config.suspicious_lease_interval.get()),
+            watched: stored.as_ref().map_or(Duration::ZERO, |stored| store.watch(stored)),
         };
-        let Some(claimed) = lease::claim(stored.as_ref(), &candidate) else { return Ok((stored, asked)) };
+        let Some(claimed) = lease::claim(stored.as_ref(), &candidate) else { return Ok((stored, None)) };
         apply(tx, &[schema::put_lease(&claimed)]);
-        Ok((Some(claimed), asked))
+        Ok((Some(claimed), Some(begun)))
     }
 }
 

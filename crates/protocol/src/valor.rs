@@ -1,8 +1,9 @@
 //! Extensions between Valor peers. A C++ 3FS server answers 2008 `InvalidServiceID` to them, upon which a client does
 //! without.
 
-use crate::id::{ChainId, ChainVersion, InodeId, TargetId};
+use crate::id::{ChainId, ChainVersion, InodeId, RequestId, TargetId};
 use crate::meta::{Inode, PathAt, ReqBase, RspBase, SessionInfo, Validate, VersionedLength};
+use crate::storage::{IOResult, UpdateChannel, VersionedChainId};
 use valor_wire::{Status, Uuid, Wire};
 
 /// Request of `appendReserve`.
@@ -142,11 +143,48 @@ pub struct ListSyncProgressRsp {
     pub progress: Vec<SyncProgress>,
 }
 
+/// A client's update that succeeded: the answer that a repetition of it gets.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct AnsweredUpdate {
+    /// Client.
+    pub client: Uuid,
+    /// Channel and position; on each channel the last update is remembered.
+    pub channel: UpdateChannel,
+    /// Number among the client's requests.
+    pub request_id: RequestId,
+    /// Milliseconds since the client was heard on the channel.
+    pub age_ms: u64,
+    /// The answer.
+    pub result: IOResult,
+}
+
+/// Request of `rememberUpdates`: what the successor needs besides chunks before it serves. Without it an update whose
+/// answer was lost, and that is repeated towards the successor, would be applied again.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct RememberUpdatesReq {
+    /// Chain and the version under which the successor is filled.
+    pub v_chain_id: VersionedChainId,
+    /// Updates of the chain.
+    pub updates: Vec<AnsweredUpdate>,
+}
+
+/// Reply of `rememberUpdates`.
+#[derive(Clone, Debug, Default, PartialEq, Wire)]
+pub struct RememberUpdatesRsp {
+    /// Updates that found no place.
+    pub left_out: u32,
+}
+
 /// Methods of our own that storage servers serve beside `StorageSerde`, at the same address.
 pub mod storage {
-    pub use super::{ListSyncProgressReq, ListSyncProgressRsp, SyncProgress};
+    pub use super::{
+        AnsweredUpdate, ListSyncProgressReq, ListSyncProgressRsp, RememberUpdatesReq, RememberUpdatesRsp,
+        SyncProgress,
+    };
     crate::method::methods! { "ValorStorage", 0x5605;
         /// How far this server is with filling its successors.
         ListSyncProgress = 1 "listSyncProgress" (ListSyncProgressReq) -> ListSyncProgressRsp;
+        /// From a predecessor to a successor that it has filled: who was answered.
+        RememberUpdates = 2 "rememberUpdates" (RememberUpdatesReq) -> RememberUpdatesRsp;
     }
 }

@@ -9,7 +9,6 @@ mod replace;
 mod servers;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,6 +18,7 @@ use valor_client::MgmtdClient;
 use valor_kv::{Database, SimulatedStorage};
 use valor_protocol::{ChainTableId, NodeId};
 
+use crate::check::Memory;
 use crate::net::{End, Host, Life, Net};
 use crate::rng::Rng;
 use crate::trace::Trace;
@@ -120,8 +120,8 @@ pub struct Cluster {
     pub admin: SimClient,
     /// Clients.
     pub clients: Vec<SimClient>,
-    /// Counts storage processes that ended and replicas that were filled: those do not know who was answered before.
-    pub renewed: Arc<AtomicU64>,
+    /// Which storage servers know who was answered.
+    pub memory: Arc<Memory>,
 }
 
 impl Cluster {
@@ -140,7 +140,7 @@ impl Cluster {
         let nodes = kinds.map(|(kind, host)| Node::new(kind, host, wiring, &net, rng.next())).collect();
         let admin = SimClient::start(Machine::new(ADMIN, "admin", &net, rng.next()), wiring);
         let mut cluster =
-            Self { trace, net, shape, nodes, admin, clients: Vec::new(), renewed: Arc::default() };
+            Self { trace, net, shape, nodes, admin, clients: Vec::new(), memory: Arc::default() };
         for index in 0..cluster.nodes.len() {
             if cluster.nodes[index].kind != Kind::Meta {
                 cluster.boot(index);
@@ -187,7 +187,7 @@ impl Cluster {
 
     fn count_end(&self, index: usize) {
         if self.nodes[index].kind == Kind::Storage {
-            self.renewed.fetch_add(1, Ordering::Relaxed);
+            self.memory.process_ended(self.nodes[index].id());
         }
     }
 

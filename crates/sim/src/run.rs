@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::check::{Verdict, chains, managers, metadata, probes, replicas};
+use crate::check::{Verdict, chains, copies, managers, metadata, probes, replicas};
 use crate::cluster::{Cluster, Kind, Shape};
 use crate::faults::Faults;
 use crate::rng::Rng;
@@ -96,7 +96,7 @@ async fn scenario(
     };
     trace.event(format_args!("seed {seed}: {shape:?}"));
     let mut cluster = Cluster::start(shape, &mut rng, trace.clone()).await?;
-    chains::observe(&cluster.admin.mgmtd, verdict.clone(), trace.clone(), Arc::clone(&cluster.renewed));
+    chains::observe(&cluster.admin.mgmtd, verdict.clone(), trace.clone(), Arc::clone(&cluster.memory));
     managers::observe(&cluster, verdict.clone());
     unsettle(&cluster, &mut rng);
     let history = Arc::new(chunks::History::default());
@@ -112,7 +112,7 @@ async fn scenario(
                 registers: Arc::clone(&registers),
                 history: Arc::clone(&history),
                 hand: Arc::clone(hand),
-                renewed: Arc::clone(&cluster.renewed),
+                memory: Arc::clone(&cluster.memory),
                 verdict: verdict.clone(),
                 rng: rng.fork(),
                 pause,
@@ -154,7 +154,7 @@ async fn scenario(
     let workers = timeout(DRAIN, ended).await.map_err(|_| "clients do not end".to_owned())??;
     cluster.replace_damaged().await?;
     cluster.wait_until_whole(RECOVERY).await?;
-    settle(&cluster, verdict, hand, &history, &registers, workers, rng).await
+    settle(&mut cluster, verdict, hand, &history, &registers, workers, rng).await
 }
 
 /// Delays of networks and disks of this run.
@@ -173,7 +173,7 @@ fn unsettle(cluster: &Cluster, rng: &mut Rng) {
 
 /// The last checks, in a quiet cluster.
 async fn settle(
-    cluster: &Cluster,
+    cluster: &mut Cluster,
     verdict: &Verdict,
     hand: &Hand,
     history: &Arc<chunks::History>,
@@ -188,7 +188,7 @@ async fn settle(
         registers: Arc::clone(registers),
         history: Arc::clone(history),
         hand: Arc::clone(hand),
-        renewed: Arc::clone(&cluster.renewed),
+        memory: Arc::clone(&cluster.memory),
         verdict: verdict.clone(),
         rng: rng.fork(),
         pause: 0,
@@ -218,6 +218,8 @@ async fn settle(
         verdict.violation(format!("nobody owns {chunk}"));
     }
     probes::old_chain_versions(cluster, registers, verdict).await;
+    copies::of_metadata(cluster, verdict).await?;
+    copies::of_writes(cluster, verdict).await?;
     if probes::damage(cluster, &chunks, rng.index(usize::from(cluster.shape.storage))) {
         for _ in 0..4 {
             reader.read_all().await;

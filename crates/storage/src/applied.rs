@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use valor_chunk_engine::{Engine, VersionMeta};
+use valor_chunk_engine::{ChunkMeta, Engine, VersionMeta};
 use valor_env::mutation::{Mutation, broken};
 use valor_protocol::storage::{ChunkId, MessageTag};
 use valor_protocol::{ChunkVer, RequestId, Uuid};
 
-/// Updates older than this are not repeated any more.
+/// Older updates of a target are not looked at, as of when it was changed last: clients wait for its chain as long as it is
+/// down, and repeat what was under way then.
 const KEEP: Duration = crate::dedup::KEEP;
 /// Chunks remembered at most. Beyond that a repeated update may be applied again, as in C++ 3FS.
 const MAX_CHUNKS: usize = 1 << 18;
@@ -39,8 +40,12 @@ pub struct Applied(Mutex<HashMap<ChunkId, Marks>>);
 
 impl Applied {
     /// Looks at all chunks of an engine that was just opened.
-    pub fn of(engine: &Engine, now_us: i64) -> Applied {
-        let oldest = now_us.saturating_sub(KEEP.as_micros() as i64);
+    pub fn of(engine: &Engine) -> Applied {
+        let mut newest = i64::MIN;
+        for_each(engine, |meta| {
+            versions(meta).for_each(|version| newest = newest.max(version.tag.timestamp_us));
+        });
+        let oldest = newest.saturating_sub(KEEP.as_micros() as i64);
         let mark = |version: &VersionMeta| {
             let tag = version.tag;
             let recent = tag.timestamp_us >= oldest && tag.client != [0; 16];
@@ -52,23 +57,16 @@ impl Applied {
             recent.then(mark)
         };
         let mut all = HashMap::new();
-        let mut last: Option<Vec<u8>> = None;
-        loop {
-            let page = engine.page_ascending(last.as_deref(), PAGE);
-            for meta in &page {
-                let marks = Marks {
-                    committed: meta.committed.as_ref().and_then(mark),
-                    pending: meta.pending.as_ref().and_then(|pending| mark(&pending.version)),
-                };
-                if (marks.committed.is_some() || marks.pending.is_some()) && all.len() < MAX_CHUNKS {
-                    all.insert(ChunkId::from_slice(meta.id.as_bytes()), marks);
-                }
+        for_each(engine, |meta| {
+            let marks = Marks {
+                committed: meta.committed.as_ref().and_then(mark),
+                pending: meta.pending.as_ref().and_then(|pending| mark(&pending.version)),
+            };
+            if (marks.committed.is_some() || marks.pending.is_some()) && all.len() < MAX_CHUNKS {
+                all.insert(ChunkId::from_slice(meta.id.as_bytes()), marks);
             }
-            match page.last() {
-                Some(meta) if page.len() == PAGE => last = Some(meta.id.as_bytes().to_vec()),
-                _ => return Applied(Mutex::new(all)),
-            }
-        }
+        });
+        Applied(Mutex::new(all))
     }
 
     /// The version that a client's update has had since before the process started, committed or pending.
@@ -89,6 +87,22 @@ impl Applied {
         // Another version may be pending by now; what was committed since the start stays known.
         if let Some(mark) = marks.pending.take_if(|mark| mark.ver == ver) {
             tracing::debug!(%chunk, %ver, request = %mark.request, "update from before the start is gone");
+        }
+    }
+}
+
+fn versions(meta: &ChunkMeta) -> impl Iterator<Item = &VersionMeta> {
+    meta.committed.iter().chain(meta.pending.iter().map(|pending| &pending.version))
+}
+
+fn for_each(engine: &Engine, mut look: impl FnMut(&ChunkMeta)) {
+    let mut last: Option<Vec<u8>> = None;
+    loop {
+        let page = engine.page_ascending(last.as_deref(), PAGE);
+        page.iter().for_each(&mut look);
+        match page.last() {
+            Some(meta) if page.len() == PAGE => last = Some(meta.id.as_bytes().to_vec()),
+            _ => return,
         }
     }
 }

@@ -12,7 +12,8 @@ use valor_protocol::status::code;
 use valor_protocol::storage::{IOResult, MessageTag, UpdateType};
 use valor_protocol::{ChainId, ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, Uuid};
 
-/// Entries younger than this are kept even when the table is full; longer than any client retries a request.
+/// Entries younger than this are kept even when the table is full. Clients that wait for their chain repeat requests for
+/// longer: what they know the manager tells, and they are forgotten only when it has not heard them for long.
 pub const KEEP: Duration = Duration::from_secs(600);
 
 /// A client's channel on a chain.
@@ -74,10 +75,31 @@ struct Last {
     result: IOResult,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    seqnum: ChannelSeqNum,
+    chain_ver: ChainVersion,
+}
+
+/// An update that succeeded, as another replica has to know it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answered {
+    /// Channel.
+    pub key: Key,
+    /// Position on it.
+    pub seqnum: ChannelSeqNum,
+    /// Number among the client's requests.
+    pub request_id: RequestId,
+    /// Time since the channel was used.
+    pub age: Duration,
+    /// The answer.
+    pub result: IOResult,
+}
+
 #[derive(Debug)]
 struct Entry {
     last: Option<Last>,
-    running: bool,
+    running: Option<Running>,
     used: Duration,
     /// Position in the order of use.
     stamp: u64,
@@ -117,13 +139,13 @@ impl Table {
             return refuse(code::STORAGE_CLIENT_RESOURCE_BUSY, "too many update channels in use");
         }
         let entry = self.touch(key, now);
-        if entry.running {
+        if entry.running.is_some() {
             return refuse(code::STORAGE_CHANNEL_IS_LOCKED, "the channel's update is being worked on");
         }
         let last = entry.last.as_ref().filter(|_| !broken(Mutation::ForgetAnsweredRequests));
         let admission = last.map_or(Admission::Run(request.update_ver), |last| last.judge(request));
         if let Admission::Run(_) = admission {
-            entry.running = true;
+            entry.running = Some(Running { seqnum: request.seqnum, chain_ver: request.chain_ver });
         }
         admission
     }
@@ -139,7 +161,7 @@ impl Table {
         now: Duration,
     ) {
         let entry = self.touch(key, now);
-        entry.running = false;
+        entry.running = None;
         if result.length_info.is_err() && entry.resolved(request.seqnum).is_some() {
             return;
         }
@@ -170,7 +192,7 @@ impl Table {
     /// The request was given up without a result: unlocks the channel.
     pub fn release(&mut self, key: Key) {
         if let Some(entry) = self.entries.get_mut(&key) {
-            entry.running = false;
+            entry.running = None;
         }
     }
 
@@ -186,7 +208,7 @@ impl Table {
         let order = &mut self.order;
         self.entries.retain(|key, entry| {
             let idle = now.saturating_sub(newest[&key.client]) >= timeout;
-            let keep = entry.running || key.client == zero || active.contains(&key.client) || !idle;
+            let keep = entry.running.is_some() || key.client == zero || active.contains(&key.client) || !idle;
             if !keep {
                 order.remove(&entry.stamp);
             }
@@ -195,10 +217,67 @@ impl Table {
         before - self.entries.len()
     }
 
+    /// Updates of a chain that succeeded: clients that wait for the chain repeat them for long.
+    pub fn answered(&self, chain: ChainId, now: Duration) -> Vec<Answered> {
+        let of_chain = self.entries.iter().filter(|(key, _)| key.chain == chain);
+        let answered = of_chain.filter_map(|(key, entry)| {
+            let last = entry.last.as_ref().filter(|last| last.result.length_info.is_ok())?;
+            let age = now.saturating_sub(entry.used);
+            let (seqnum, request_id, result) = (last.seqnum, last.request_id, last.result.clone());
+            Some(Answered { key: *key, seqnum, request_id, age, result })
+        });
+        answered.collect()
+    }
+
+    /// True if an update of a chain is being worked on that came under an earlier version of it.
+    pub fn runs_before(&self, chain: ChainId, chain_ver: ChainVersion) -> bool {
+        let earlier = |running: Running| running.chain_ver < chain_ver;
+        self.entries.iter().any(|(key, entry)| key.chain == chain && entry.running.is_some_and(earlier))
+    }
+
+    /// Learns of an update that another replica has answered; what is here was filled from there. False if there is no
+    /// place for it.
+    pub fn learn(&mut self, answered: Answered, now: Duration) -> bool {
+        let key = answered.key;
+        let known = self.entries.get(&key).and_then(|entry| entry.last.as_ref());
+        let newer = known.is_none_or(|last| {
+            let repeats = last.seqnum == answered.seqnum && last.result.length_info.is_err();
+            last.seqnum < answered.seqnum || repeats
+        });
+        if !newer {
+            return true;
+        }
+        if !self.entries.contains_key(&key) && !self.make_room(now) {
+            return false;
+        }
+        let entry = self.touch(key, now);
+        entry.used = now.saturating_sub(answered.age);
+        entry.last = Some(Last {
+            seqnum: answered.seqnum,
+            request_id: answered.request_id,
+            // Of no opening and under no chain version of this replica: a predecessor's numbered update is placed by the
+            // chunk's versions.
+            generation: 0,
+            chain_ver: ChainVersion(0),
+            retained: answered.result.update_ver,
+            result: answered.result,
+        });
+        true
+    }
+
+    /// True if nothing later is known of a channel than this update.
+    pub fn is_latest(&self, key: Key, seqnum: ChannelSeqNum) -> bool {
+        let entry = self.entries.get(&key);
+        entry.is_some_and(|entry| {
+            entry.last.as_ref().is_some_and(|last| last.seqnum == seqnum)
+                && entry.running.is_none_or(|running| running.seqnum == seqnum)
+        })
+    }
+
     fn touch(&mut self, key: Key, now: Duration) -> &mut Entry {
         self.next_stamp += 1;
         let stamp = self.next_stamp;
-        let entry = self.entries.entry(key).or_insert(Entry { last: None, running: false, used: now, stamp });
+        let entry = self.entries.entry(key).or_insert(Entry { last: None, running: None, used: now, stamp });
         self.order.remove(&entry.stamp);
         self.order.insert(stamp, key);
         entry.stamp = stamp;
@@ -211,7 +290,7 @@ impl Table {
         if self.entries.len() < self.limit {
             return true;
         }
-        let old = |entry: &Entry| !entry.running && now.saturating_sub(entry.used) >= KEEP;
+        let old = |entry: &Entry| entry.running.is_none() && now.saturating_sub(entry.used) >= KEEP;
         let victim = self.order.values().copied().take_while(|key| self.entries[key].used + KEEP <= now);
         let Some(victim) = victim.into_iter().find(|key| old(&self.entries[key])) else {
             return false;
@@ -477,5 +556,46 @@ mod tests {
         assert_eq!(table.order.len(), 6);
         assert!(matches!(table.admit(key(1, 1), &request(1, 1), AT * 2), Admission::Run(_)));
         assert!(matches!(table.admit(key(2, 1), &request(1, 1), AT * 2), Admission::Answer(_)));
+    }
+
+    #[test]
+    fn answers_of_another_replica_are_given_and_replace_what_failed_or_is_older() {
+        let mut there = Table::new(4);
+        there.admit(key(1, 1), &request(5, 50), AT);
+        there.finish(key(1, 1), &request(5, 50), &success(7), ChunkVer(7), AT);
+        there.admit(key(1, 2), &request(6, 60), AT);
+        there.finish(key(1, 2), &request(6, 60), &failure(), ChunkVer(8), AT);
+        let later = AT + Duration::from_secs(60);
+        let answered = there.answered(ChainId(1), later);
+        assert_eq!(answered.len(), 1, "what failed is not passed on");
+        assert_eq!(answered[0].age, Duration::from_secs(60));
+        assert!(there.answered(ChainId(2), later).is_empty());
+
+        let mut here = Table::new(4);
+        here.admit(key(1, 1), &request(5, 50), AT);
+        assert!(!here.is_latest(key(1, 1), ChannelSeqNum(5)), "not known yet");
+        here.finish(key(1, 1), &request(5, 50), &failure(), ChunkVer(0), AT);
+        assert!(here.is_latest(key(1, 1), ChannelSeqNum(5)));
+        assert!(here.learn(answered[0].clone(), later));
+        let mut other_opening = request(5, 50);
+        other_opening.generation = 9;
+        assert!(
+            matches!(here.admit(key(1, 1), &other_opening, later), Admission::Answer(result) if result.update_ver == ChunkVer(7))
+        );
+
+        // A later one stays, and so does one that is being worked on.
+        here.admit(key(1, 1), &request(6, 61), later);
+        assert!(
+            here.runs_before(ChainId(1), ChainVersion(2)) && !here.runs_before(ChainId(1), ChainVersion(1))
+        );
+        assert!(!here.is_latest(key(1, 1), ChannelSeqNum(5)), "a later one runs");
+        here.learn(answered[0].clone(), later);
+        here.finish(key(1, 1), &request(6, 61), &success(9), ChunkVer(9), later);
+        here.learn(answered[0].clone(), later);
+        assert!(matches!(here.admit(key(1, 1), &request(5, 50), later), Admission::Refuse(_)));
+
+        let mut full = Table::new(1);
+        full.admit(key(2, 1), &request(1, 1), later);
+        assert!(!full.learn(answered[0].clone(), later));
     }
 }

@@ -72,6 +72,13 @@ impl Storage {
                         let chunk = &incoming.req.payload.key.chunk_id;
                         self.fills.carried(target.info.v_chain_id, chunk);
                     }
+                    if let Forwarded::Failed { .. } = outcome {
+                        // It may be what the successor remembers of this tag: the next try has another one.
+                        let chunk = &incoming.req.payload.key.chunk_id;
+                        if let Some(left) = open.unfinished.lock().get_mut(chunk) {
+                            left.tag_refused = true;
+                        }
+                    }
                     return outcome;
                 }
                 Reply::Again { status, maybe_applied } => (status, maybe_applied),

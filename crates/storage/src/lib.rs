@@ -3,7 +3,7 @@
 //! [`Storage`] is the service. What it is made of, from the rules outwards:
 //!
 //! * [`replica`]: the rules of chain replication, without disk, network or clock; [`dedup`] recognises retried updates.
-//! * `applied` recognises those from before a restart.
+//! * `applied` recognises those from before a restart; `answers` passes on to a filled replica who was answered.
 //! * `target`: a target's chunk engine in the terms of the rules; `locks` puts updates of a chunk one after the other.
 //! * `update` runs an update's steps, `forward` passes it on to the successor, `read` and `query` answer the rest.
 //! * `placement` follows the routing information and sends heartbeats; `disks` opens, creates and removes targets.
@@ -15,6 +15,7 @@
 //! chunks, which last as long as an update does.
 
 mod admin;
+mod answers;
 mod applied;
 mod check;
 mod cluster;

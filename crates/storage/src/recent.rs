@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use valor_protocol::storage::{IOResult, UpdateType};
-use valor_protocol::{ChannelSeqNum, ChunkVer, Uuid};
+use valor_protocol::{ChainId, ChainVersion, ChannelSeqNum, ChunkVer, Uuid};
 
-use crate::dedup::{Admission, Key, Request, Table};
+use crate::dedup::{Admission, Answered, Key, Request, Table};
 
 const PARTS: usize = 16;
 
@@ -57,6 +57,26 @@ impl RecentUpdates {
     /// See [`Table::expire`].
     pub(crate) fn expire(&self, active: &HashSet<Uuid>, timeout: Duration, now: Duration) -> usize {
         self.0.iter().map(|part| part.lock().expire(active, timeout, now)).sum()
+    }
+
+    /// See [`Table::answered`].
+    pub(crate) fn answered(&self, chain: ChainId, now: Duration) -> Vec<Answered> {
+        self.0.iter().flat_map(|part| part.lock().answered(chain, now)).collect()
+    }
+
+    /// See [`Table::runs_before`].
+    pub(crate) fn runs_before(&self, chain: ChainId, chain_ver: ChainVersion) -> bool {
+        self.0.iter().any(|part| part.lock().runs_before(chain, chain_ver))
+    }
+
+    /// See [`Table::learn`].
+    pub(crate) fn learn(&self, answered: Answered, now: Duration) -> bool {
+        self.part(&answered.key).lock().learn(answered, now)
+    }
+
+    /// See [`Table::is_latest`].
+    pub(crate) fn is_latest(&self, key: Key, seqnum: ChannelSeqNum) -> bool {
+        self.part(&key).lock().is_latest(key, seqnum)
     }
 
     /// Channels known.

@@ -178,6 +178,10 @@ impl Storage {
         let remaining = Remaining::new(self, &filling, &plan);
         self.send_all(&open, plan.todo, chain, &remaining).await?;
         self.lookup(chain, false)?;
+        if !broken(Mutation::FillWithoutAnswers) {
+            self.pass_answers(chain, address, &options).await?;
+        }
+        self.lookup(chain, false)?;
         let done =
             self.rpc.call::<methods::SyncDone>(address, &SyncDoneReq { v_chain_id: chain }, &options).await?;
         done.result.length_info?;
@@ -308,8 +312,11 @@ impl Storage {
             Some(version) => (UpdateType::Write, version.ver, version.chain_ver, version.length),
             None => (UpdateType::Remove, resync::removal(&here), chain.chain_ver, 0),
         };
-        let incoming =
+        let mut incoming =
             self.replacement(chunk, chain, kind, ver, chain_ver, meta.map_or(0, |meta| meta.chunk_size));
+        if kind == UpdateType::Write && here.pending.is_some() {
+            incoming.req.tag = self.tag_of(open, chunk, ver);
+        }
         let intent = Intent { kind, update_ver: ver, chain_ver, syncing: true, content: None };
         let update = Update::new(intent, length);
         match self.forward(&incoming, &update, open, false).await {

@@ -1,5 +1,5 @@
 //! Verifying what is stored, in the background and slowly: every chunk's bytes against its checksums, and its version
-//! and checksum against the successor's.
+//! and checksum against the successor's; also of chunks that only the successor has.
 //!
 //! A chunk whose bytes do not have their checksum is repaired from another serving replica of its chain. The rule that
 //! keeps this from doing harm: only a quiet chunk (nothing pending, its lock held) is repaired, only with bytes that
@@ -17,8 +17,8 @@ use valor_protocol::mgmtd::PublicTargetState;
 use valor_protocol::status::code;
 use valor_protocol::storage::methods;
 use valor_protocol::storage::{
-    BatchReadReq, ChecksumType, ChunkId, ChunkState, FeatureFlags, GlobalKey, QueryChunkReq, RDMARemoteBuf,
-    ReadIO, UpdateType,
+    BatchReadReq, ChecksumType, ChunkId, ChunkState, FeatureFlags, GetAllChunkMetadataReq, GlobalKey,
+    QueryChunkReq, RDMARemoteBuf, ReadIO, UpdateType,
 };
 use valor_protocol::{Address, ChainVersion, ChunkVer, Status, TargetId};
 use valor_rpc::CallOptions;
@@ -108,12 +108,14 @@ impl Storage {
     }
 
     async fn scrub_target(self: &Arc<Self>, id: TargetId, pass: &mut Pass) {
+        let mut chunks = self.chunks_of_successor(id).await;
         let Some((_, open)) = self.serving(id) else { return };
+        // Those that only the successor has.
+        chunks.retain(|chunk| open.local(chunk).is_absent());
         let metas = open.engine().all_metas();
         // Not held while this waits: a target that lost its place is opened anew once nobody has it.
         drop(open);
-        let mut chunks: Vec<ChunkId> =
-            metas.iter().map(|meta| ChunkId::from_slice(meta.id.as_bytes())).collect();
+        chunks.extend(metas.iter().map(|meta| ChunkId::from_slice(meta.id.as_bytes())));
         drop(metas);
         // A server that is often restarted gets to all of them too.
         let offset = self.env.random_u64() as usize % chunks.len().max(1);
@@ -137,6 +139,29 @@ impl Storage {
         }
     }
 
+    /// All chunks of a target's successor; none where that is not known.
+    async fn chunks_of_successor(&self, id: TargetId) -> Vec<ChunkId> {
+        let config = self.config.get();
+        let Some((target, open)) = self.serving(id) else { return Vec::new() };
+        drop(open);
+        let successor = target.info.successor.as_ref().map(|successor| successor.target_info.target_id);
+        let (Some(target_id), Ok(address)) = (successor, target.successor_address()) else {
+            return Vec::new();
+        };
+        if !config.scrub.compare_replicas || target.successor_is_syncing() {
+            return Vec::new();
+        }
+        let req = GetAllChunkMetadataReq { target_id };
+        let options = CallOptions::timeout(config.sync_worker.sync_start_timeout.get());
+        match self.rpc.call::<methods::GetAllChunkMetadata>(address, &req, &options).await {
+            Ok(rsp) => rsp.chunk_meta_vec.into_iter().map(|meta| meta.chunk_id).collect(),
+            Err(status) => {
+                tracing::debug!(%target_id, %status, "chunks of the successor are not known");
+                Vec::new()
+            }
+        }
+    }
+
     async fn scrub_chunk(
         self: &Arc<Self>,
         target: &Local,
@@ -144,10 +169,12 @@ impl Storage {
         chunk: &ChunkId,
     ) -> Verdict {
         match open.engine().scrub(chunk.as_slice()).await {
-            Ok(()) if !self.config.get().scrub.compare_replicas => Verdict::Good,
-            Ok(()) => self.compare_with_successor(target, open, chunk).await,
-            // Removed meanwhile.
-            Err(EngineError::NotFound(_) | EngineError::Closed) => Verdict::Good,
+            Err(EngineError::Closed) => Verdict::Good,
+            Ok(()) | Err(EngineError::NotFound(_)) if !self.config.get().scrub.compare_replicas => {
+                Verdict::Good
+            }
+            // Not here: removed meanwhile, or only the successor has it.
+            Ok(()) | Err(EngineError::NotFound(_)) => self.compare_with_successor(target, open, chunk).await,
             Err(EngineError::Corrupt { .. }) => self.repair(target, open, chunk).await,
             Err(error) => {
                 tracing::error!(target = %open.id, %chunk, %error, "chunk cannot be read");
@@ -170,7 +197,10 @@ impl Storage {
         let Ok(address) = target.successor_address() else { return Verdict::Good };
         let Some(_lock) = open.locks.try_lock(chunk) else { return Verdict::Busy };
         let local = open.local(chunk);
-        let (Some(here), None) = (local.committed, local.pending) else { return Verdict::Busy };
+        if local.pending.is_some() {
+            return Verdict::Busy;
+        }
+        let here = local.committed;
         let req = QueryChunkReq { chain_id: open.chain_id, chunk_id: chunk.clone() };
         let reply = self.rpc.call::<methods::QueryChunk>(address, &req, &CallOptions::timeout(ASK)).await;
         // Whoever cannot be asked is somebody else's problem; so is a chain that changes.
@@ -178,15 +208,16 @@ impl Storage {
         let unchanged = self.serving(open.id).is_some_and(|(now, _)| {
             now.info.v_chain_id == target.info.v_chain_id && reply.target.v_chain_id == target.info.v_chain_id
         });
-        let agrees = match &reply.meta {
-            Ok(there) => {
+        let agrees = match (&reply.meta, here) {
+            (Ok(there), Some(here)) => {
                 there.chunk_state == ChunkState::Commit
                     && (there.commit_ver, there.update_ver) == (here.ver, here.ver)
                     && (there.checksum_type != ChecksumType::Crc32c
                         || there.checksum_value == here.checksum.value)
             }
-            Err(status) if status.code == code::STORAGE_CHUNK_METADATA_NOT_FOUND => false,
-            Err(_) => return Verdict::Good,
+            (Ok(_), None) => false,
+            (Err(status), here) if status.code == code::STORAGE_CHUNK_METADATA_NOT_FOUND => here.is_none(),
+            (Err(_), _) => return Verdict::Good,
         };
         if agrees || !unchanged {
             return Verdict::Good;

@@ -20,11 +20,16 @@ impl Storage {
     }
 
     fn own_router(self: &Arc<Self>) -> Router {
-        let fills = Arc::clone(self);
-        Router::new(own::SERVICE_ID, own::SERVICE).method::<own::ListSyncProgress, _, _>(move |_, req| {
-            let progress = fills.fills.list(&req.chain_ids);
-            async move { Ok(own::ListSyncProgressRsp { progress }) }
-        })
+        let (fills, answers) = (Arc::clone(self), Arc::clone(self));
+        Router::new(own::SERVICE_ID, own::SERVICE)
+            .method::<own::ListSyncProgress, _, _>(move |_, req| {
+                let progress = fills.fills.list(&req.chain_ids);
+                async move { Ok(own::ListSyncProgressRsp { progress }) }
+            })
+            .method::<own::RememberUpdates, _, _>(move |_, req| {
+                let rsp = answers.remember_updates(req);
+                async move { rsp }
+            })
     }
 
     /// 3FS's methods.

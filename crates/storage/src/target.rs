@@ -29,6 +29,8 @@ pub struct Unfinished {
     pub ver: ChunkVer,
     /// The update, if a client may ask for its result again.
     pub update: Option<(dedup::Key, dedup::Request)>,
+    /// The successor does not take the update under its own tag any more.
+    pub tag_refused: bool,
 }
 
 /// One opening of a target. Requests that found it keep it until they end, even when the target lost its place.
@@ -67,8 +69,8 @@ pub struct Store {
 
 impl Store {
     /// The store of an engine that was just opened.
-    pub fn new(engine: Arc<Engine>, now_us: i64) -> Store {
-        let applied = Arc::new(Applied::of(&engine, now_us));
+    pub fn new(engine: Arc<Engine>) -> Store {
+        let applied = Arc::new(Applied::of(&engine));
         Store { engine, used: Arc::default(), unfinished: Arc::default(), applied }
     }
 }

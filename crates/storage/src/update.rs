@@ -11,8 +11,8 @@ use valor_env::mutation::{Mutation, broken};
 use valor_protocol::mgmtd::PublicTargetState;
 use valor_protocol::status::code;
 use valor_protocol::storage::{
-    ChecksumInfo, ChecksumType, ChunkId, FeatureFlags, GlobalKey, IOResult, MessageTag, UpdateIO,
-    UpdateOptions, UpdateReq, UpdateType, VersionedChainId,
+    ChecksumInfo, ChecksumType, ChunkId, FeatureFlags, GlobalKey, IOResult, MessageTag, UpdateChannel,
+    UpdateIO, UpdateOptions, UpdateReq, UpdateType, VersionedChainId,
 };
 use valor_protocol::{ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, TargetId};
 
@@ -344,13 +344,13 @@ impl Storage {
         }
         let update =
             admitted.filter(|_| update.holds_pending()).map(|admitted| (admitted.key, admitted.request));
-        unfinished.insert(chunk.clone(), Unfinished { ver, update });
+        unfinished.insert(chunk.clone(), Unfinished { ver, update, tag_refused: false });
     }
 
     /// A version was committed: an update that had failed with it pending succeeded after all.
     pub(crate) fn resolve(&self, open: &OpenTarget, chunk: &ChunkId, ver: ChunkVer, result: &IOResult) {
         let unfinished = open.unfinished.lock().remove(chunk);
-        if let Some(Unfinished { ver: left, update: Some((key, request)) }) = unfinished
+        if let Some(Unfinished { ver: left, update: Some((key, request)), .. }) = unfinished
             && left == ver
         {
             self.recent.resolve(key, request.seqnum, result);
@@ -430,9 +430,26 @@ impl Storage {
         } else {
             FeatureFlags(0)
         };
-        let req =
-            UpdateReq { payload: io, tag: self.own_tag(), feature_flags: flags, ..UpdateReq::default() };
+        let tag = self.tag_of(open, chunk, pending.version.ver);
+        let req = UpdateReq { payload: io, tag, feature_flags: flags, ..UpdateReq::default() };
         Ok(Incoming { req, crc })
+    }
+
+    /// The tag under which the successor gets a version that stayed pending: that of the update that left it, if it is
+    /// known and the client has not gone on to another, so that the successor recognises a repetition; else one of this
+    /// server.
+    pub(crate) fn tag_of(&self, open: &OpenTarget, chunk: &ChunkId, ver: ChunkVer) -> MessageTag {
+        let left = open.unfinished.lock().get(chunk).copied();
+        let left = left.filter(|left| left.ver == ver && !left.tag_refused);
+        match left.and_then(|left| left.update) {
+            Some((key, request)) if self.recent.is_latest(key, request.seqnum) => {
+                let mut tag = MessageTag { request_id: request.request_id, ..MessageTag::default() };
+                tag.client_id.uuid = key.client;
+                tag.channel = UpdateChannel { id: key.channel, seqnum: request.seqnum };
+                tag
+            }
+            _ => self.own_tag(),
+        }
     }
 
     /// A tag of this server, on a channel that is used once.

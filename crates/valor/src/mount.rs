@@ -285,6 +285,8 @@ fn base(process: &Process) -> Config {
     if process.args.profile == Profile::Fast {
         base.mgmtd = base.mgmtd.fast();
         base.storage.retry = valor_client::storage::RetryConfig::fast();
+        base.meta.retry_default.retry_unclear_time =
+            base.meta.clone().fast().retry_default.retry_unclear_time;
         base.time_granularity = valor_config::Duration::from_micros(1);
         // The profile's metadata servers keep POSIX times.
         base.valor.keep_cache = valor_fuse::KeepCache::Versioned;

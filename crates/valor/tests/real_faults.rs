@@ -1,5 +1,5 @@
 //! Real processes on several "hosts" (network namespaces joined by a bridge) under faults: kill -9, SIGSTOP,
-//! partitions, one-way partitions, loss, a cable pulled out. Writers with checksums and fsync work through two mounts all
+//! partitions, one-way partitions, loss, delay, a cable pulled out, a disk that fails. Writers with checksums and fsync work through two mounts all
 //! the time; none may see an error, and in the end everything acknowledged is there, through the other mount too.
 //!
 //! Needs root, `ip`, `nft` and `nsenter`. `VALOR_SEED` repeats the choice of faults.
@@ -7,16 +7,19 @@
 mod harness;
 #[path = "real_faults/hosts.rs"]
 mod hosts;
+#[path = "real_faults/slow.rs"]
+mod slow;
 #[path = "real_faults/writers.rs"]
 mod writers;
 
 use harness::{Random, Signal, signal};
 use hosts::{Fault, World};
+use std::io::Write;
 use std::time::{Duration, Instant};
 use writers::Writer;
 
 /// A whole set of faults is always finished; then no other one begins after this.
-const DURATION: Duration = Duration::from_secs(60);
+const DURATION: Duration = Duration::from_secs(120);
 /// Updates of each writer that must succeed after each fault.
 const PROGRESS: u64 = 3;
 
@@ -37,16 +40,20 @@ enum Trouble {
     StopManager,
     PartitionManager,
     PartitionClient,
+    Slow,
+    DiskFails,
 }
 
-const ALL: [Trouble; 14] = [
+const ALL: [Trouble; 16] = [
     Trouble::KillStorage,
     Trouble::PartitionStorage,
     Trouble::StopStorage,
     Trouble::KillManager,
     Trouble::MuteStorage,
     Trouble::Loss,
+    Trouble::DiskFails,
     Trouble::KillTwoStorages,
+    Trouble::Slow,
     Trouble::CableOut,
     Trouble::KillMeta,
     Trouble::DeafStorage,
@@ -79,22 +86,23 @@ fn acknowledged_bytes_survive_real_faults() {
             world.wait_until("all chains to serve with all replicas", World::is_whole);
         }
         let stall = live_through(&mut world, trouble, &writers, &mut random);
-        println!(
-            "{:6.1} s  {trouble:?}: longest stall {:.1} s",
+        progress(&format!(
+            "{:6.1} s  {}: longest stall {:.1} s",
             begin.elapsed().as_secs_f64(),
+            stall.1,
             stall.0.as_secs_f64()
-        );
+        ));
         if stall.0 > longest.0 {
             longest = stall;
         }
     }
     world.wait_until("all chains to serve with all replicas", World::is_whole);
-    println!(
+    progress(&format!(
         "{round} faults in {:.0} s, longest stall {:.1} s at {}",
         begin.elapsed().as_secs_f64(),
         longest.0.as_secs_f64(),
         longest.1
-    );
+    ));
     let count: u64 = writers.iter().map(Writer::acknowledged).sum();
     let known: Vec<_> = writers.into_iter().map(Writer::stop).collect();
     for (number, known) in known.iter().enumerate() {
@@ -105,10 +113,21 @@ fn acknowledged_bytes_survive_real_faults() {
     world.stop();
 }
 
+/// Tells how far the test is, at once and also where the output of tests that pass is not shown.
+fn progress(text: &str) {
+    let _ = writeln!(std::io::stderr(), "real_faults: {text}");
+}
+
 /// A process of its own for each writer.
 #[test]
 fn writer_process() {
     writers::work_if_asked();
+}
+
+/// The proxy of a slow network, on the host of a server.
+#[test]
+fn proxy_process() {
+    slow::proxy_if_asked();
 }
 
 /// Makes trouble, ends it after a while, and waits until every writer goes on. Returns the longest stall of a writer.
@@ -155,6 +174,8 @@ fn live_through(
             world.during(&storage, Fault::Loss(20), length);
             "Loss"
         }
+        Trouble::Slow => world.slow_down(&storage, length),
+        Trouble::DiskFails => world.fail_disk(length),
         Trouble::StoragesApart => {
             world.during(&storage, Fault::From(world.address(&other)), length);
             "StoragesApart"

@@ -2,13 +2,15 @@
 
 use super::MetaClient;
 use super::config::MetaRetryConfig;
-use super::errors::{is_answer, is_retryable, is_server_failure, is_unknown_extension, passes_quickly};
+use super::errors::{
+    is_answer, is_retryable, is_server_failure, is_unclear, is_unknown_extension, passes_quickly,
+};
 use super::messages::{MetaRequest, MetaResponse};
 use super::servers::MetaServer;
 use crate::backoff::{Backoff, FastPause};
 use crate::routing::Routing;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use valor_env::metrics;
 use valor_protocol::meta::{Chains, Inode, Validate};
 use valor_protocol::status::{code, with_message};
@@ -88,7 +90,11 @@ impl MetaClient {
         let config = self.config.load_full();
         let mut pauses = Pauses::new(&config.retry_default);
         let mut current: Option<Current> = None;
+        // Calls that change something carry a name, under which servers remember the answer for some time.
+        let named = !req.base_mut().uuid.is_zero();
+        let mut unclear: Option<Instant> = None;
         loop {
+            let begun = Instant::now();
             let (error, quick) = match self.attempt::<M>(&req, &config.retry_default, &mut current).await {
                 Ok(Ok(rsp)) => {
                     let patience = (config.retry_default.retry_total_time.get() / 2).min(MAX_ROUTING_WAIT);
@@ -105,7 +111,12 @@ impl MetaClient {
                 }
                 Err(no_server) => (no_server, true),
             };
-            let pause = if is_retryable(error.code) { pauses.after(quick) } else { None };
+            if named && is_unclear(error.code) {
+                unclear.get_or_insert(begun);
+            }
+            let limit = config.retry_default.retry_unclear_time.get();
+            let remembered = unclear.is_none_or(|since| since.elapsed() < limit);
+            let pause = if is_retryable(error.code) && remembered { pauses.after(quick) } else { None };
             let Some(pause) = pause else {
                 ::metrics::counter!(metrics::CLIENT_META_FAILURES).increment(1);
                 tracing::debug!(method = M::NAME, %error, "metadata call given up");

@@ -53,6 +53,9 @@ pub struct MetaRetryConfig {
     pub retry_max_wait: Duration,
     /// No call starts when this is over.
     pub retry_total_time: Duration,
+    /// A call that changes something and may have been executed is repeated for this long: less than servers remember their
+    /// answers (`idempotent_record_expire`). Then it fails, and what became of it is not known. Valor only.
+    pub retry_unclear_time: Duration,
     /// Failures of a server before another is chosen.
     pub max_failures_before_failover: u32,
 }
@@ -67,6 +70,7 @@ impl Default for MetaRetryConfig {
             retry_init_wait: Duration::from_millis(500),
             retry_max_wait: Duration::from_secs(5),
             retry_total_time: Duration::from_secs(60),
+            retry_unclear_time: Duration::from_secs(25 * 60),
             max_failures_before_failover: 1,
         }
     }
@@ -136,6 +140,7 @@ impl MetaClientConfig {
             retry_init_wait: Duration::from_millis(50),
             retry_max_wait: Duration::from_secs(1),
             retry_total_time: Duration::from_secs(30),
+            retry_unclear_time: Duration::from_secs(4 * 60),
             ..self.retry_default
         };
         Self { check_server_interval: Duration::from_secs(1), retry_default, ..self }

@@ -23,6 +23,20 @@ pub(super) fn is_answer(code: u16) -> bool {
     }
 }
 
+/// True for failures after which the call may have been executed, or may still be.
+pub(super) fn is_unclear(code: u16) -> bool {
+    let surely_not = matches!(
+        code,
+        code::TXN_CONFLICT
+            | code::RPC_CONNECT_FAILED
+            | code::RPC_INVALID_ADDR
+            | code::RPC_SEND_FAILED
+            | code::RPC_REQUEST_REFUSED
+    );
+    let passed_on = matches!(code, code::META_FORWARD_TIMEOUT | code::META_OPERATION_TIMEOUT);
+    passed_on || ((1000..3000).contains(&code) && !surely_not)
+}
+
 /// True if the call may be repeated.
 pub(super) fn is_retryable(code: u16) -> bool {
     if code < 1000 {

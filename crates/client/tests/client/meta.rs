@@ -179,6 +179,27 @@ async fn repetitions_carry_the_same_name() {
     assert_eq!(seen.all()[0].perm, 0o755);
 }
 
+/// Servers remember answers for some time only: what may have been executed is not repeated after that. What surely was
+/// not is.
+#[tokio::test(start_paused = true)]
+async fn calls_that_may_have_been_executed_are_not_repeated_for_ever() {
+    for (code, least, most) in [(code::TXN_MAYBE_COMMITTED, 20, 30), (code::TXN_CONFLICT, 23 * 60, 25 * 60)] {
+        let cluster = Cluster::new(7);
+        let (one, _) = scripted::<Mkdirs>(router(), move |_, _| Err(status(code)));
+        let _server = add(&cluster, 1, one);
+        let (env, rpc, mgmtd) = (cluster.net.env(), rpc_client(&cluster.net), cluster.mgmtd().await);
+        let mut config = MetaClientConfig::default();
+        config.retry_default.retry_total_time = valor_config::Duration::from_secs(86_400);
+        config.retry_default.retry_max_wait = valor_config::Duration::from_secs(60);
+        let client = MetaClient::start(env, rpc, mgmtd, None, config, client_id());
+        let start = Instant::now();
+        let error = client.mkdirs(&user(), at("/d"), 0o755, false, None).await.unwrap_err();
+        assert_eq!(error.code, code);
+        let minutes = start.elapsed().as_secs() / 60;
+        assert!((least..=most).contains(&minutes), "{code}: {minutes} min");
+    }
+}
+
 fn file_inode(id: u64, table_version: u32) -> Inode {
     let layout = Layout { table_version: ChainTableVersion(table_version), ..file::layout() };
     let r#type = InodeKind::File(File { layout, ..File::default() });

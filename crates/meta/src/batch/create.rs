@@ -7,11 +7,12 @@ use valor_protocol::meta::{
     Acl, CreateReq, CreateRsp, DirEntry, IFlags, Inode, InodeType, OpenFlags, Validate,
 };
 use valor_protocol::status::code;
+use valor_wire::Status;
 
 use super::{Batch, Waiting};
 use crate::acl;
 use crate::core::Cx;
-use crate::error::{Error, Result, fail};
+use crate::error::{Error, Result, fail, is_remembered};
 use crate::idempotent;
 use crate::inode_id::allocate;
 use crate::ops::{check_parent, is_replay, may_open, prepare_write, set_initial_stripe};
@@ -51,9 +52,12 @@ impl Batch {
         for (name, indexes) in names {
             self.create_name(cx, tx, parent, &mut counter, &name, &indexes).await?;
             for index in indexes {
-                let Waiting { req, answer, .. } = &self.creates[index];
-                if let (Some((client, request)), Some(done @ Ok(_))) = (cx.shared_ids(&req.base), answer) {
-                    idempotent::store(cx, tx, client, request, done);
+                let Waiting { req, answer, remembered, .. } = &mut self.creates[index];
+                let answer =
+                    answer.as_ref().filter(|answer| answer.as_ref().map_or_else(is_answer, |_| true));
+                if let (Some((client, request)), Some(answer)) = (cx.shared_ids(&req.base), answer) {
+                    idempotent::store(cx, tx, client, request, answer);
+                    *remembered = true;
                 }
             }
         }
@@ -131,6 +135,13 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// Whether the client gets this refusal: after the others the request goes on, with another directory that has the path
+/// now, or with newer chain tables.
+fn is_answer(refusal: &Status) -> bool {
+    let goes_on = matches!(refusal.code, code::META_NOT_FOUND | code::META_INVALID_FILE_LAYOUT);
+    !goes_on && is_remembered(refusal)
 }
 
 /// Makes a file.

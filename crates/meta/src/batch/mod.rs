@@ -37,14 +37,17 @@ pub(crate) struct Waiting<Req, Rsp> {
     req: Req,
     /// Set by a try; without it the request shares the fate of the batch.
     answer: Option<Answer<Rsp>>,
+    /// The answer is written down in the transaction, and holds only with it.
+    remembered: bool,
     reply: oneshot::Sender<Answer<Rsp>>,
 }
 
 impl<Req, Rsp> Waiting<Req, Rsp> {
-    /// Sends the answer. What a try promised holds only if its transaction was committed; a refusal holds anyway.
+    /// Sends the answer. What a try promised holds only if its transaction was committed; a refusal that
+    /// need not be remembered holds anyway.
     fn finish(self, batch: &Answer<Inode>, rest: impl FnOnce(&Inode) -> Answer<Rsp>) {
         let answer = match (self.answer, batch) {
-            (Some(Err(refusal)), _) => Err(refusal),
+            (Some(Err(refusal)), _) if !self.remembered => Err(refusal),
             (_, Err(error)) => Err(error.clone()),
             (Some(answer), Ok(_)) => answer,
             (None, Ok(inode)) => rest(inode),
@@ -115,7 +118,7 @@ impl Batch {
         self.closes.iter_mut().for_each(|waiting| waiting.answer = None);
         self.set_attrs.iter_mut().for_each(|waiting| waiting.answer = None);
         self.appends.iter_mut().for_each(|waiting| waiting.answer = None);
-        self.creates.iter_mut().for_each(|waiting| waiting.answer = None);
+        self.creates.iter_mut().for_each(|waiting| (waiting.answer, waiting.remembered) = (None, false));
     }
 
     /// Gives everyone his answer, or that of the whole.
@@ -206,7 +209,7 @@ pub(crate) async fn submit<R: Batched>(
     req: R,
 ) -> Answer<R::Rsp> {
     let (reply, answer) = oneshot::channel();
-    let waiting = Waiting { req, answer: None, reply };
+    let waiting = Waiting { req, answer: None, remembered: false, reply };
     let limit = core.config.get().max_batch_operations as usize;
     let first = {
         let mut map = batches.shard(inode).lock();

@@ -13,8 +13,7 @@ use valor_wire::{Status, Uuid};
 use crate::acl;
 use crate::config::Config;
 use crate::core::{Cx, Operation};
-use crate::error::{Error, Result, fail, status};
-use crate::idempotent;
+use crate::error::{Result, fail, status};
 use crate::inode_id::allocate;
 use crate::resolve::Resolver;
 use crate::schema::FileSession;
@@ -121,18 +120,20 @@ impl Operation for Open {
             && !self.flags.contains(OpenFlags::CREAT)
     }
 
-    /// What has an effect, a session, is remembered. Not so a refusal: a `create` goes on after it.
+    /// What may have an effect is remembered: a session, another file in place of a truncated one.
+    fn idempotency(&self, cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
+        let session = self.flags.writes() && self.session.is_some();
+        let effect = session || self.flags.contains(OpenFlags::TRUNC);
+        cx.shared_ids(&self.base).filter(|_| effect)
+    }
+
+    /// A `create` goes on where the name is missing.
+    fn refusal_is_answer(&self) -> bool {
+        !self.create || self.missing.is_none()
+    }
+
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<CreateRsp> {
-        let noted = self.flags.writes() && self.session.is_some();
-        let Some((client, request)) = cx.shared_ids(&self.base).filter(|_| noted) else {
-            return self.open(cx, tx).await;
-        };
-        if let Some(result) = idempotent::load(tx, client, request).await? {
-            return result.map_err(Error::Status);
-        }
-        let result = Ok(self.open(cx, tx).await?);
-        idempotent::store(cx, tx, client, request, &result);
-        result.map_err(Error::Status)
+        self.open(cx, tx).await
     }
 }
 

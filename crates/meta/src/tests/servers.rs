@@ -224,3 +224,37 @@ async fn copies_that_come_late_have_no_effect() {
     everything.check();
     assert!(everything.sessions.is_empty(), "{:?}", everything.sessions);
 }
+
+/// The same with what was refused, for a reason that is gone when the copy comes.
+#[tokio::test]
+async fn copies_of_refused_requests_that_come_late_are_refused() {
+    let first = TestServer::start(test_config()).await;
+    let second = second(&first).await;
+    let _serving = (serve(&first, NodeId(50)), serve(&second, NodeId(51)));
+    first.create("f").await;
+    let create = first.create_req(0, "f", OpenFlags::WRONLY | OpenFlags::CREAT | OpenFlags::EXCL, 1);
+    assert_eq!(code_of(first.meta.create(create.clone()).await), code::META_EXISTS);
+    let open = OpenReq {
+        base: first.base(0),
+        path: at("g"),
+        session: first.create_req(0, "g", OpenFlags::WRONLY, 2).session,
+        flags: OpenFlags::WRONLY,
+        ..OpenReq::default()
+    };
+    assert_eq!(code_of(first.meta.open(open.clone()).await), code::META_NOT_FOUND);
+    first.remove("f").await.unwrap();
+    first.create("g").await;
+
+    assert_eq!(code_of(second.meta.create(create).await), code::META_EXISTS);
+    assert_eq!(code_of(second.meta.open(open).await), code::META_NOT_FOUND);
+    assert_eq!(code_of(first.stat("f").await), code::META_NOT_FOUND);
+    let everything = Everything::read(&first.db).await;
+    everything.check();
+    assert!(everything.sessions.is_empty(), "{:?}", everything.sessions);
+    // What is wrong with a request itself is not written down.
+    let mut long = first.create_req(0, &"n".repeat(300), OpenFlags::WRONLY, 3);
+    long.base = first.base(0);
+    let key = crate::schema::idempotent_key(long.base.uuid, long.base.client.uuid);
+    assert!(first.meta.create(long).await.is_err());
+    assert_eq!(first.db.begin().get(&key).await.unwrap(), None);
+}

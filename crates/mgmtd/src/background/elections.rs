@@ -26,7 +26,7 @@ impl Mgmtd {
     async fn extend_lease(&self) -> Result<(), Status> {
         let own = self.own_stored();
         let release = self.data().read().own.app.release_version.clone();
-        let (lease, asked) = self.store().extend_lease(&own, &release).await?;
+        let (lease, written) = self.store().extend_lease(&own, &release).await?;
 
         let writer = self.any_writer().await;
         let was_loaded = self.data().read().lease.lease.is_some();
@@ -35,7 +35,7 @@ impl Mgmtd {
         }
         let (change, loading) = {
             let mut data = self.data().write();
-            let change = data.lease.observe(lease.clone(), asked, self.own_id());
+            let change = data.lease.observe(lease.clone(), written, self.own_id());
             (change, data.lease.loading)
         };
         if let (Some(lease), true) = (&lease, change != LeaseChange::None) {

@@ -55,9 +55,15 @@ impl Mgmtd {
         if !newer(&data, req.routing_info_version)? {
             return Ok(RoutingReply::new(None).into());
         }
-        let starting = data.bootstrapping(length);
-        let mut snapshot = self.snapshot().lock();
-        Ok(snapshot.reply((data.routing.version(), starting), || data.routing.snapshot(starting)))
+        let least = (data.routing.version(), data.bootstrapping(length));
+        // Encoding takes long in a large cluster: nobody else may wait for the data meanwhile.
+        drop(data);
+        let newest = || {
+            let data = self.data().read();
+            let starting = data.bootstrapping(length);
+            ((data.routing.version(), starting), data.routing.snapshot(starting))
+        };
+        Ok(self.snapshot().lock().reply(least, newest))
     }
 
     fn check_routing_request(&self, req: &GetRoutingInfoReq) -> Result<(), Status> {

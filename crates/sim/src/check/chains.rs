@@ -2,26 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use valor_client::{MgmtdClient, Routing};
 use valor_protocol::mgmtd::{ChainInfo, PublicTargetState};
 use valor_protocol::{ChainId, RoutingInfoVersion};
 
 use super::Verdict;
+use super::memory::Memory;
 use crate::cluster::describe;
 use crate::trace::Trace;
 
-/// Looks at every routing information that arrives, as long as the runtime lives. Replicas that were filled are counted in
-/// `renewed`.
-pub fn observe(mgmtd: &Arc<MgmtdClient>, verdict: Verdict, trace: Trace, renewed: Arc<AtomicU64>) {
+/// Looks at every routing information that arrives, as long as the runtime lives.
+pub fn observe(mgmtd: &Arc<MgmtdClient>, verdict: Verdict, trace: Trace, memory: Arc<Memory>) {
     let mut watch = mgmtd.watch();
+    // Nothing may change before the first process ends.
+    memory.look(&mgmtd.routing());
     tokio::spawn(async move {
         let mut known = Known::default();
         while watch.changed().await.is_ok() {
             let routing = watch.borrow_and_update().clone();
-            let filled = known.look(&routing, &verdict, &trace);
-            renewed.fetch_add(filled, Ordering::Relaxed);
+            known.look(&routing, &verdict, &trace);
+            memory.look(&routing);
         }
     });
 }
@@ -33,9 +34,7 @@ struct Known {
 }
 
 impl Known {
-    /// Returns how many replicas were filled since the last look.
-    fn look(&mut self, routing: &Routing, verdict: &Verdict, trace: &Trace) -> u64 {
-        let mut filled = 0;
+    fn look(&mut self, routing: &Routing, verdict: &Verdict, trace: &Trace) {
         if routing.version() < self.version {
             verdict.violation(format!("routing version went from {} to {}", self.version, routing.version()));
         }
@@ -61,20 +60,12 @@ impl Known {
                 if changed {
                     trace.event(&text);
                 }
-                filled += states(chain)
-                    .iter()
-                    .filter(|(id, state)| {
-                        *state == PublicTargetState::Serving
-                            && states(before).contains(&(*id, PublicTargetState::Syncing))
-                    })
-                    .count() as u64;
                 if !succeeds(before, chain) {
                     verdict.violation(format!("nobody who held the data holds it now: {text}"));
                 }
             }
             self.chains.insert(*id, chain.clone());
         }
-        filled
     }
 }
 

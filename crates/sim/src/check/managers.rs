@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use valor_client::MgmtdClient;
 use valor_mgmtd::schema::{self, LEASE_KEY, ROUTING_VERSION_KEY};
 use valor_protocol::RoutingInfoVersion;
@@ -53,6 +53,8 @@ struct Look {
 #[derive(Default)]
 struct Stored {
     lease: Option<MgmtdLeaseInfo>,
+    /// When the lease was new.
+    since: Option<Instant>,
     version: RoutingInfoVersion,
 }
 
@@ -105,26 +107,35 @@ impl Look {
             let before = self.stored.version;
             self.verdict.violation(format!("stored routing version went from {before} to {version}"));
         }
-        if let Some((before, after)) = self.stored.lease.as_ref().zip(lease.as_ref())
-            && let Some(wrong) = goes_back(before, after)
+        let before = self.stored.lease.clone();
+        if let Some((before, after)) = before.as_ref().zip(lease.as_ref())
+            && let Some(wrong) = goes_back(before, after, self.stored.since)
         {
             self.verdict.violation(format!("{wrong}: {before:?} became {after:?}"));
         }
-        self.stored = Stored { lease: lease.or(self.stored.lease.take()), version };
+        let lease = lease.or(self.stored.lease.take());
+        let changed = lease != before;
+        let since = if changed { Some(Instant::now()) } else { self.stored.since };
+        self.stored = Stored { lease, since, version };
     }
 }
 
-/// Why a lease must not follow another. No simulated manager gives its lease up.
-fn goes_back(before: &MgmtdLeaseInfo, after: &MgmtdLeaseInfo) -> Option<&'static str> {
-    let same = before.primary.node_id == after.primary.node_id;
-    if after.lease_end < before.lease_end {
-        return Some("the lease ends earlier");
+/// Why a lease must not follow another, which was in the store `since` then. No simulated manager gives its lease up. One
+/// that a wrong clock made much too long does not count; another manager takes it after it stood still for a whole lease.
+fn goes_back(
+    before: &MgmtdLeaseInfo,
+    after: &MgmtdLeaseInfo,
+    since: Option<Instant>,
+) -> Option<&'static str> {
+    let length = valor_mgmtd::Config::fast().lease_length.get();
+    let micros = i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
+    let beyond_reach = before.lease_end.0.saturating_sub(after.lease_end.0) > micros;
+    if before.primary.node_id == after.primary.node_id {
+        let earlier = after.lease_end < before.lease_end && !beyond_reach;
+        return earlier.then_some("the lease ends earlier");
     }
-    if after.lease_start < before.lease_start {
-        return Some("the lease begins earlier");
-    }
-    if !same && after.lease_start <= before.lease_end {
-        return Some("the lease was taken before its end");
-    }
-    None
+    let stood_still = since.is_some_and(|since| since.elapsed() + 2 * PERIOD >= length);
+    let ended = after.lease_start > before.lease_end;
+    let taken = ended || (beyond_reach && stood_still);
+    (!taken).then_some("the lease was taken before its end")
 }

@@ -1,11 +1,15 @@
 //! What must hold.
 
 pub mod chains;
+pub mod copies;
 pub mod linear;
 pub mod managers;
+pub mod memory;
 pub mod metadata;
 pub mod probes;
 pub mod replicas;
+
+pub use memory::Memory;
 
 use std::sync::Arc;
 

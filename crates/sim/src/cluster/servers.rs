@@ -174,7 +174,7 @@ impl Wiring {
         let identity = valor_storage::Identity { node_id: NodeId(u32::from(host)), board };
         let cluster = Arc::clone(&mgmtd) as Arc<dyn valor_storage::Cluster>;
         let storage = Storage::start(env.clone(), Live::new(config), identity, cluster, rpc).await?;
-        let listener = listen(env, host, vec![storage.router()])?;
+        let listener = listen(env, host, storage.routers().into())?;
         mgmtd.start_heartbeat();
         Ok(Running { service: Service::Storage(storage), db: None, mgmtd: Some(mgmtd), _listener: listener })
     }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,8 +14,8 @@ use valor_protocol::storage::{ChunkId, ChunkIdRange};
 use valor_wire::Status;
 
 use super::{Hand, fill, is_bug};
-use crate::check::Verdict;
 use crate::check::linear::{self, Action, Op};
+use crate::check::{Memory, Verdict};
 use crate::cluster::{CHUNK_SIZE, ROOT, chain_id};
 use crate::rng::Rng;
 
@@ -96,8 +95,8 @@ pub struct Worker {
     pub history: Arc<History>,
     /// Shared.
     pub hand: Hand,
-    /// Counts replicas that do not know any more who was answered.
-    pub renewed: Arc<AtomicU64>,
+    /// Which storage servers know who was answered.
+    pub memory: Arc<Memory>,
     /// Violations.
     pub verdict: Verdict,
     /// Choices.
@@ -201,13 +200,13 @@ impl Worker {
             chunk_size: CHUNK_SIZE,
             data: fill(value, register.len as usize).into(),
         };
-        let renewed = self.renewed.load(Ordering::Relaxed);
+        let lost = self.memory.lost();
         let call = self.hand.tick();
         let result = self.storage.write(&op, &ROOT, &WriteOptions::default()).await;
         let ret = if result.is_ok() { self.hand.tick() } else { u64::MAX };
-        // Servers remember whom they answered in memory, and of earlier lives only the last update of each chunk; replicas
-        // that are filled do not hear of it. What is repeated towards one of them may be applied twice.
-        if self.renewed.load(Ordering::Relaxed) != renewed {
+        // Servers remember whom they answered in memory, and of earlier lives only the last update of each chunk. What was
+        // under way when the last process of a chain that remembered has ended may be applied twice.
+        if self.memory.lost() != lost {
             self.note(register, Action::Write(value), call, u64::MAX);
         }
         self.look(register, "write", &result);

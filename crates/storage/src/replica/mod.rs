@@ -42,9 +42,10 @@
 //!   replacement that was overtaken is refused; what the successor lacks is no divergence ([`resync`], [`version`]).
 //! * A successor trusts its memory of a retried update only under the chain version it was made in, else the chunk's
 //!   versions decide; an update that failed and was completed later is answered with success ([`crate::dedup`]).
+//! * A replica that was filled is told who was answered ([`crate::dedup`]).
 //!
-//! What stays, as in 3FS: the memory of retried updates is lost with the process, and versions of a chunk start again
-//! from 1 after its removal, so that the order of one connection between two servers is relied on.
+//! What stays, as in 3FS: the memory of retried updates is lost when the processes of all replicas end, and versions of a
+//! chunk start again from 1 after its removal, so that the order of one connection between two servers is relied on.
 
 pub mod read;
 pub mod resync;

@@ -1,7 +1,6 @@
 //! Which version an update gets, and whether it may be applied (`src/storage/store/ChunkReplica.cc`,
 //! `src/storage/chunk_engine/src/core/engine.rs`).
 
-use valor_env::mutation::{Mutation, broken};
 use valor_protocol::status::code;
 use valor_protocol::storage::{ChecksumInfo, UpdateType};
 use valor_protocol::{ChainVersion, ChunkVer};
@@ -150,8 +149,8 @@ fn place(chunk: &LocalChunk, ver: ChunkVer) -> Verdict {
     match chunk.pending {
         Some(pending) if ver <= pending.version.ver => Verdict::Stale(pending),
         None if ver.0 - chunk.commit_ver().0 == 1 => Verdict::Prepare(ver),
-        None if broken(Mutation::AcceptGaps) => Verdict::Prepare(ver),
-        // Beyond a pending version too: the predecessor numbers the next one only after this one is committed here.
+        // The predecessor numbers the next one only after this one is committed here, and whoever takes its place has been
+        // a successor of that. So only a message can do this that is older than a removal, after which numbers begin anew.
         _ => Verdict::Reject(code::STORAGE_CHUNK_MISSING_UPDATE, "an earlier update is missing"),
     }
 }
@@ -326,5 +325,43 @@ mod tests {
         assert!(in_bounds(UpdateType::Truncate, 0, 512, 512));
         assert!(!in_bounds(UpdateType::Extend, 0, 513, 512));
         assert!(in_bounds(UpdateType::Remove, 0, 0, 0));
+    }
+
+    /// Numbers the updates of a history as a head does, which commits each; the state after each.
+    fn history(kinds: &[UpdateType]) -> Vec<(Intent, LocalChunk)> {
+        let mut here = LocalChunk::default();
+        let run = |kind: &UpdateType| {
+            let intent = Intent { kind: *kind, ..write(0) };
+            let (Verdict::Prepare(ver) | Verdict::Vacuous(ver)) = decide(&here, &intent) else {
+                panic!("{here:?} refuses {intent:?}")
+            };
+            here.committed = (*kind != UpdateType::Remove).then(|| version(ver.0, 3));
+            (Intent { update_ver: ver, ..intent }, here)
+        };
+        kinds.iter().map(run).collect()
+    }
+
+    /// All histories of up to six writes and removals; a copy of any of their messages comes late at a replica that has
+    /// gone on. It changes nothing, except where it is what comes next in the chunk's new life: that is why messages
+    /// between two servers keep their order. Without the rule about gaps it would bring removed chunks back.
+    #[test]
+    fn late_copies_do_not_bring_removed_chunks_back() {
+        let mut gaps = 0;
+        for bits in 0..64_u32 {
+            let kinds: Vec<_> = (0..6)
+                .map(|n| if bits >> n & 1 == 1 { UpdateType::Remove } else { UpdateType::Write })
+                .collect();
+            let history = history(&kinds);
+            for (last, (_, here)) in history.iter().enumerate() {
+                for (copy, _) in &history[..=last] {
+                    let verdict = decide(here, copy);
+                    let next = copy.update_ver.0 == here.commit_ver().0 + 1;
+                    assert!(next || !matches!(verdict, Verdict::Prepare(_)), "{copy:?} at {here:?}");
+                    let gap = matches!(verdict, Verdict::Reject(code::STORAGE_CHUNK_MISSING_UPDATE, _));
+                    gaps += u32::from(gap && here.is_absent());
+                }
+            }
+        }
+        assert!(gaps > 0, "the rule is needed");
     }
 }

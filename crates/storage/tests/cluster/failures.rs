@@ -307,7 +307,7 @@ async fn cut_off_replica_never_serves_old_data() {
 
 /// A write is left pending at the head, which loses its place as the last one serving and returns. Meanwhile the write
 /// counts, so another one follows it; when its client repeats it, it must not be applied again.
-async fn repeated_after_the_last_serving_returns(restart: bool) {
+async fn repeated_after_the_last_serving_returns(restart: Option<u64>) {
     let cluster = Cluster::start(2).await;
     cluster.write(chunk(1), 0, pattern(1, 1000)).await;
     cluster.kill(1).await;
@@ -318,14 +318,15 @@ async fn repeated_after_the_last_serving_returns(restart: bool) {
             metas.iter().any(|meta| meta.update_ver != meta.commit_ver).then_some(())
         })
         .await;
-        if restart {
+        if restart.is_some() {
             cluster.kill(0).await;
         }
         cluster.notice_all(&[0, 1]);
     };
     let (result, ()) = tokio::join!(cluster.send_write(0, &first), lost);
     assert!(result.length_info.is_err(), "{result:?}");
-    if restart {
+    if let Some(down) = restart {
+        cluster.ahead.store(down, std::sync::atomic::Ordering::Relaxed);
         cluster.start_node(0).await;
     }
     // Whatever the first write became, this one comes after it.
@@ -343,7 +344,13 @@ async fn repeated_after_the_last_serving_returns(restart: bool) {
 
 #[tokio::test]
 async fn repeated_write_is_applied_once_when_the_last_serving_target_loses_its_place() {
-    repeated_after_the_last_serving_returns(false).await;
+    repeated_after_the_last_serving_returns(None).await;
+}
+
+/// A client waits for its chain as long as that is down.
+#[tokio::test]
+async fn repeated_write_is_applied_once_when_the_chain_was_down_for_long() {
+    repeated_after_the_last_serving_returns(Some(12 * 3600)).await;
 }
 
 /// A write is pending at the head alone when the head ends. It is filled by the one that went on without it, so the write

@@ -35,11 +35,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct TestWorld {
     real: Env,
     disk: MemoryDisk,
+    /// Seconds by which its clock is ahead.
+    ahead: u64,
 }
 
 impl World for TestWorld {
     fn utc_now(&self) -> UtcMicros {
-        self.real.utc_now()
+        UtcMicros(self.real.utc_now().0 + self.ahead as i64 * 1_000_000)
     }
     fn fill_random(&self, buf: &mut [u8]) {
         self.real.fill_random(buf);
@@ -162,6 +164,8 @@ pub struct Cluster {
     /// Directory on the real disk, in place of disks in memory.
     root: Option<PathBuf>,
     next: AtomicU64,
+    /// Seconds by which the clocks of servers are ahead that are started from now on.
+    pub ahead: AtomicU64,
 }
 
 pub fn target(node: usize) -> TargetId {
@@ -228,6 +232,7 @@ impl Cluster {
             tune,
             root,
             next: AtomicU64::new(1),
+            ahead: AtomicU64::new(0),
         };
         cluster.manager.state.lock().addresses = vec![None; nodes];
         for node in 0..nodes {
@@ -250,7 +255,8 @@ impl Cluster {
             }
             None => {
                 config.targets.target_paths = vec![disk_path(node)];
-                Env::new(TestWorld { real: Env::real(), disk: self.disks[node].clone() })
+                let ahead = self.ahead.load(Ordering::Relaxed);
+                Env::new(TestWorld { real: Env::real(), disk: self.disks[node].clone(), ahead })
             }
         };
         config.sync = valor_storage::Sync::Process;

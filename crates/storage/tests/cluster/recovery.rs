@@ -1,5 +1,8 @@
 //! Filling successors: its limit, its progress, and going on after a death.
 
+use valor_protocol::ChunkVer;
+use valor_protocol::storage::{IOResult, WriteReq};
+
 use crate::harness::*;
 
 const CHUNKS: u32 = 40;
@@ -94,4 +97,63 @@ async fn updates_go_on_while_a_chunk_waits_for_its_turn() {
         expect[100..400].copy_from_slice(&pattern(1000 + u64::from(n), 300));
         assert_eq!(cluster.read(2, chunk(n)).await.unwrap(), expect, "{n}");
     }
+}
+
+/// The answers to two writes are lost. The one that was answered is repeated towards a replica that was away then and was
+/// filled since, when nobody else is left: it must not undo what came after it.
+#[tokio::test]
+async fn filled_replica_knows_who_was_answered() {
+    let cluster = Cluster::start(2).await;
+    cluster.kill(1).await;
+    cluster.notice(1);
+    let mut req = cluster.write_req(chunk(1), 0, pattern(1, 1000));
+    let mut first = None;
+    eventually("written", async || {
+        req.payload.key.v_chain_id = cluster.chain();
+        first = Some(cluster.send_write(0, &req).await);
+        first.as_ref()?.length_info.is_ok().then_some(())
+    })
+    .await;
+    cluster.write(chunk(1), 0, pattern(2, 1000)).await;
+    cluster.start_node(1).await;
+    cluster.settle().await;
+    cluster.kill(0).await;
+    cluster.notice(0);
+    assert_eq!(repeat(&cluster, 1, req).await, first.unwrap());
+    assert_eq!(cluster.read(1, chunk(1)).await.unwrap(), pattern(2, 1000));
+}
+
+/// The same with a write that was given up on while it was pending, and that reached the filled replica as a part of the
+/// chunk.
+#[tokio::test]
+async fn filled_replica_knows_the_update_that_was_pending() {
+    let cluster = Cluster::start_with(2, |config| {
+        config.reliable_forwarding.retry_total_time = valor_config::Duration::from_millis(300);
+    })
+    .await;
+    cluster.write(chunk(1), 0, pattern(9, 1000)).await;
+    cluster.kill(1).await;
+    let req = cluster.write_req(chunk(1), 0, pattern(1, 1000));
+    let given_up = cluster.send_write(0, &req).await;
+    assert!(given_up.length_info.is_err(), "{given_up:?}");
+    // It comes back at once, and is filled while the version is pending at its predecessor.
+    cluster.start_node(1).await;
+    cluster.settle().await;
+    assert_eq!(cluster.read(1, chunk(1)).await.unwrap(), pattern(1, 1000));
+    cluster.write(chunk(1), 0, pattern(2, 1000)).await;
+    cluster.kill(0).await;
+    cluster.notice(0);
+    assert_eq!(repeat(&cluster, 1, req).await.update_ver, ChunkVer(2));
+    assert_eq!(cluster.read(1, chunk(1)).await.unwrap(), pattern(2, 1000));
+}
+
+/// Repeats a write until it is answered.
+async fn repeat(cluster: &Cluster, node: usize, mut req: WriteReq) -> IOResult {
+    eventually("the repeated write is answered", async || {
+        req.payload.key.v_chain_id = cluster.chain();
+        req.retry_count += 1;
+        let result = cluster.send_write(node, &req).await;
+        result.length_info.is_ok().then_some(result)
+    })
+    .await
 }

@@ -1,6 +1,11 @@
 //! Chunks verified in the background: damage is repaired from another replica, and nothing else is touched.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use valor_config::Duration;
+use valor_protocol::ChunkVer;
 use valor_protocol::storage::*;
 
 use crate::harness::*;
@@ -77,4 +82,46 @@ async fn verifying_goes_on_beside_writers() {
     }
     let metas = cluster.assert_equal_replicas().await;
     assert_eq!(metas.iter().map(|meta| meta.commit_ver.0).sum::<u32>(), 200);
+}
+
+/// Counts chunks about which replicas disagree, for this test's thread.
+#[derive(Default)]
+struct Disagreements(Arc<AtomicU64>);
+
+impl metrics::Recorder for Disagreements {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        if key.labels().any(|label| label.value() == "disagrees") {
+            return Counter::from_arc(Arc::clone(&self.0));
+        }
+        Counter::noop()
+    }
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_only_one_replica_has_is_noticed_whichever_it_is() {
+    let disagreements = Disagreements::default();
+    let _recorded = metrics::set_default_local_recorder(&disagreements);
+    let cluster = scrubbed(2).await;
+    cluster.write(chunk(1), 0, pattern(5, 9000)).await;
+    cluster.assert_equal_replicas().await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(disagreements.0.load(Ordering::Relaxed), 0);
+    // As a bug or a lost removal would leave it: the tail has a chunk that the head does not know.
+    let WriteReq { mut payload, tag, feature_flags, .. } = cluster.write_req(chunk(2), 0, pattern(6, 9000));
+    payload.update_ver = ChunkVer(1);
+    let req = UpdateReq { payload, tag, feature_flags, ..UpdateReq::default() };
+    cluster.call::<methods::Update>(1, &req).await.unwrap().result.length_info.unwrap();
+    eventually("the chunk is noticed", async || (disagreements.0.load(Ordering::Relaxed) > 0).then_some(()))
+        .await;
+    // It is left alone.
+    assert_eq!(cluster.metas(1).await.len(), 2);
 }

@@ -1,8 +1,13 @@
 //! Hosts in network namespaces, the processes on them, and what can be done to both.
 
+#[path = "disk.rs"]
+mod disk;
+
 use crate::harness::{Signal, VALOR, is_mounted};
+use crate::slow;
+use disk::Disk;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +23,10 @@ const HOSTS: [(&str, u8); 8] =
 /// Where administrators sit; nothing runs there and nothing happens to it.
 const ADMIN: &str = "admin";
 const MOUNTS: [&str; 2] = ["c1", "c2"];
+/// The storage server with a disk of its own, which can fail.
+const WITH_DISK: &str = "s3";
+/// Delay of a slow network.
+const DELAY_MS: u64 = 40;
 
 /// What a host's network does.
 #[derive(Clone, Debug)]
@@ -45,6 +54,7 @@ pub struct World {
     dir: tempfile::TempDir,
     prefix: String,
     processes: BTreeMap<&'static str, Process>,
+    disk: Option<Disk>,
 }
 
 impl World {
@@ -53,10 +63,11 @@ impl World {
         remove_leftovers();
         let dir = tempfile::Builder::new().prefix("valor-faults-").tempdir().expect("temporary directory");
         let prefix = format!("vrf{}", std::process::id());
-        let mut world = World { dir, prefix, processes: BTreeMap::new() };
+        let mut world = World { dir, prefix, processes: BTreeMap::new(), disk: None };
         if !world.build_network() {
             return None;
         }
+        world.disk = Disk::make(world.path("disk.img"), &world.path(WITH_DISK).join("targets"));
         world.start_cluster();
         Some(world)
     }
@@ -133,7 +144,11 @@ impl World {
                         "--config.server.targets.target_paths=[\"{}/targets\"]",
                         self.path(host).display()
                     ),
-                    "--config.server.sync=\"process\"".into(),
+                    // What this disk has acknowledged must outlive its failure.
+                    match self.disk.as_ref().filter(|_| host == WITH_DISK) {
+                        Some(_) => "--config.server.sync=\"always\"".into(),
+                        None => "--config.server.sync=\"process\"".to_owned(),
+                    },
                 ]),
                 "meta" => args.extend(["--sync=process".into(), "--init-root-layout=1,1048576,3".into()]),
                 "mgmtd" => args.push("--sync=process".into()),
@@ -308,9 +323,64 @@ impl World {
     }
 
     fn nft(&self, host: &str, text: &str) {
+        assert!(self.try_nft(host, text), "nft: {text}");
+    }
+
+    fn try_nft(&self, host: &str, text: &str) -> bool {
         let mut child = self.on(host, "nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
         child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("rules");
-        assert!(child.wait().expect("nft").success(), "nft: {text}");
+        child.wait().expect("nft").success()
+    }
+
+    /// A slow network at a server for a while: `tc netem`, which loses something too, where the kernel has it, else a
+    /// proxy. Returns how it was done.
+    pub fn slow_down(&mut self, host: &str, time: Duration) -> &'static str {
+        let net = format!("--net=/run/netns/{}", self.namespace(host));
+        let delay = format!("{DELAY_MS}ms");
+        let tc = ["nsenter", &net, "tc", "qdisc"];
+        let add = [&tc[..], &["add", "dev", "eth0", "root", "netem", "delay", &delay, "loss", "1%"]].concat();
+        if try_run(&add) {
+            self.pass(time);
+            run(&[&tc[..], &["del", "dev", "eth0", "root"]].concat());
+            return "Slow (netem)";
+        }
+        let program = std::env::current_exe().expect("own path");
+        let mut proxy = self.on(host, program.to_str().expect("path"));
+        proxy.args(["proxy_process", "--exact", "--nocapture"]);
+        proxy.env(slow::SERVER, format!("{}:8000", self.address(host)));
+        proxy.env(slow::DELAY, DELAY_MS.to_string());
+        let mut proxy = proxy.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a proxy");
+        let mut lines = BufReader::new(proxy.stdout.take().expect("piped")).lines();
+        assert!(lines.any(|line| line.is_ok_and(|line| line == slow::READY)), "the proxy does not listen");
+        let hook = "type nat hook prerouting priority -100; policy accept;";
+        let rule = format!("iif eth0 tcp dport 8000 redirect to :{}", slow::PORT);
+        let redirected =
+            self.try_nft(host, &format!("table ip slow {{\n chain in {{\n  {hook}\n  {rule}\n }}\n}}\n"));
+        if redirected {
+            self.pass(time);
+            self.nft(host, "delete table ip slow\n");
+        }
+        drop(proxy.stdin.take());
+        proxy.wait().expect("the proxy's end");
+        if redirected { "Slow (proxy)" } else { "Slow: SKIPPED, no netem and no nat in this kernel" }
+    }
+
+    /// The disk of one storage server fails while it is written; after a while it is put in anew and its server is
+    /// started again. Returns how it was done.
+    pub fn fail_disk(&mut self, time: Duration) -> &'static str {
+        let Some(disk) = &self.disk else { return "DiskFails: SKIPPED, no loop devices or no ext4" };
+        disk.fail();
+        self.wait_until("the targets of the failed disk to leave their chains", |world| !world.is_whole());
+        self.pass(time);
+        if let Some(mut server) = self.processes.get_mut(WITH_DISK).and_then(|process| process.child.take()) {
+            let _ = server.kill();
+            server.wait().expect("the server's end");
+        }
+        if let Some(disk) = &self.disk {
+            disk.replug();
+        }
+        self.spawn(WITH_DISK);
+        "DiskFails"
     }
 
     /// Pulls a host's cable out of the switch, or plugs it in.

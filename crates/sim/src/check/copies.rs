@@ -1,0 +1,170 @@
+//! Requests that are repeated late, made up for a quiet cluster: chance brings them about in few runs only.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+use valor_client::storage::{ReadOp, ReadOptions};
+use valor_protocol::meta::methods::{Mkdirs, Remove};
+use valor_protocol::meta::{MkdirsReq, PathAt, RemoveReq, ReqBase};
+use valor_protocol::mgmtd::{ChainInfo, PublicTargetState};
+use valor_protocol::status::code;
+use valor_protocol::storage::methods::Write;
+use valor_protocol::storage::{
+    ChunkId, FeatureFlags, GlobalKey, IOResult, UInt8Vector, UpdateIO, UpdateType, VersionedChainId, WriteReq,
+};
+use valor_protocol::{Address, ChannelId, ChannelSeqNum, InodeId, NodeId, RequestId, Uuid};
+use valor_rpc::CallOptions;
+use valor_wire::Status;
+
+use super::Verdict;
+use crate::cluster::{CHUNK_SIZE, Cluster, Kind, ROOT, chain_id};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Pause between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A directory is made at one metadata server and removed; a copy of the first request comes to another server then.
+///
+/// # Errors
+/// What cannot be done.
+pub async fn of_metadata(cluster: &Cluster, verdict: &Verdict) -> Result<(), String> {
+    let metas = cluster.of(Kind::Meta);
+    let [one, other, ..] = metas[..] else { return Ok(()) };
+    let address = |index: usize| endpoint(cluster, cluster.nodes[index].id(), "MetaSerde");
+    let base = || ReqBase {
+        user: ROOT.clone(),
+        client: cluster.admin.storage.client_id().clone(),
+        uuid: Uuid(cluster.admin.env.random_uuid()),
+        ..ReqBase::default()
+    };
+    let path = PathAt::at(InodeId::ROOT, "late");
+    let options = CallOptions::timeout(Duration::from_secs(5));
+    let rpc = &cluster.admin.rpc;
+    let mkdirs = MkdirsReq { base: base(), path: path.clone(), perm: 0o755, ..MkdirsReq::default() };
+    let make = |index| {
+        let (mkdirs, options) = (&mkdirs, &options);
+        async move { rpc.call::<Mkdirs>(address(index), mkdirs, options).await }
+    };
+    cluster.until("a directory is made", PATIENCE, || make(one)).await?;
+    let remove = RemoveReq { base: base(), path: path.clone(), ..RemoveReq::default() };
+    cluster.until("it is removed", PATIENCE, || rpc.call::<Remove>(address(one), &remove, &options)).await?;
+    cluster.until("the copy is answered", PATIENCE, || make(other)).await?;
+    match cluster.admin.meta.stat(&ROOT, path, false).await {
+        Err(status) if status.code == code::META_NOT_FOUND => {}
+        found => verdict.violation(format!("a late copy of mkdirs has made the directory again: {found:?}")),
+    }
+    Ok(())
+}
+
+/// A write is answered while a replica is away, and another one follows it. The replica is filled, all others end, and
+/// the first write is repeated.
+///
+/// # Errors
+/// What cannot be done.
+pub async fn of_writes(cluster: &mut Cluster, verdict: &Verdict) -> Result<(), String> {
+    let index = |node: &NodeId| cluster.nodes.iter().position(|known| known.id() == *node);
+    let members: Vec<usize> = nodes(cluster, |_| true).iter().filter_map(index).collect();
+    let Some((filled, others)) = members.split_last().filter(|(_, others)| !others.is_empty()) else {
+        return Ok(());
+    };
+    cluster.kill(*filled);
+    let (first, second) = (request(cluster, 1), request(cluster, 2));
+    write(cluster, first.clone()).await?;
+    write(cluster, second.clone()).await?;
+    cluster.boot(*filled);
+    cluster.wait_until_whole(PATIENCE).await?;
+    for index in others {
+        cluster.kill(*index);
+    }
+    write(cluster, first).await?;
+    let op = ReadOp {
+        chain_id: chain_id(0),
+        chunk_id: second.payload.key.chunk_id.clone(),
+        offset: 0,
+        length: second.payload.length,
+    };
+    let read = || async {
+        let results =
+            cluster.admin.storage.batch_read(std::slice::from_ref(&op), &ROOT, &ReadOptions::default()).await;
+        let data = results.into_iter().next().ok_or_else(|| "no result".to_owned())?;
+        let data = data.map_err(|status| status.to_string())?.data;
+        if data != second.payload.inlinebuf.data {
+            verdict.violation("a write that was answered came again after a later one, at a filled replica");
+        }
+        Ok::<_, String>(())
+    };
+    cluster.until("the chunk is read", PATIENCE, read).await?;
+    for index in others {
+        cluster.boot(*index);
+    }
+    cluster.wait_until_whole(PATIENCE).await
+}
+
+/// Nodes of the first chain's targets that are in the states asked for, in order.
+fn nodes(cluster: &Cluster, wanted: impl Fn(PublicTargetState) -> bool) -> Vec<NodeId> {
+    let routing = cluster.admin.mgmtd.routing();
+    let chain = routing.info().chain(chain_id(0));
+    let targets = chain.into_iter().flat_map(|chain: &ChainInfo| &chain.targets);
+    let targets = targets.filter(|target| wanted(target.public_state));
+    targets.filter_map(|target| routing.target(target.target_id)?.node_id).collect()
+}
+
+fn endpoint(cluster: &Cluster, node: NodeId, service: &str) -> Address {
+    cluster.admin.mgmtd.routing().node_endpoint(node, service).unwrap_or_default()
+}
+
+/// A write on a channel of its own.
+fn request(cluster: &Cluster, number: u8) -> WriteReq {
+    let data = Bytes::from(vec![number; 100]);
+    let key = GlobalKey { chunk_id: ChunkId::from_slice(b"sim-late"), ..GlobalKey::default() };
+    let mut req = WriteReq {
+        payload: UpdateIO {
+            length: data.len() as u32,
+            chunk_size: CHUNK_SIZE,
+            key,
+            update_type: UpdateType::Write,
+            inlinebuf: UInt8Vector { data },
+            ..UpdateIO::default()
+        },
+        feature_flags: FeatureFlags::SEND_DATA_INLINE,
+        ..WriteReq::default()
+    };
+    req.tag.client_id = cluster.admin.storage.client_id().clone();
+    req.tag.request_id = RequestId(u64::MAX - u64::from(number));
+    req.tag.channel.id = ChannelId(u16::MAX - u16::from(number));
+    req.tag.channel.seqnum = ChannelSeqNum(u64::from(number));
+    req
+}
+
+/// Sends a write to the head of now until it succeeds.
+async fn write(cluster: &Cluster, mut req: WriteReq) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        // Success or not, it goes where the head is as far as is known.
+        let _ = cluster.admin.mgmtd.refresh_now().await;
+        let error = match send(cluster, &mut req).await.and_then(|result| result.length_info) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if begun.elapsed() >= PATIENCE {
+            return Err(format!("a write is not answered: {error}"));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn send(cluster: &Cluster, req: &mut WriteReq) -> Result<IOResult, Status> {
+    let chain_ver = {
+        let routing = cluster.admin.mgmtd.routing();
+        routing.info().chain(chain_id(0)).map(|chain| chain.chain_version).unwrap_or_default()
+    };
+    let head =
+        nodes(cluster, |state| state == PublicTargetState::Serving).first().copied().unwrap_or_default();
+    req.payload.key.v_chain_id = VersionedChainId { chain_id: chain_id(0), chain_ver };
+    req.retry_count += 1;
+    let options = CallOptions::timeout(Duration::from_secs(5));
+    let address = endpoint(cluster, head, "StorageSerde");
+    Ok(cluster.admin.rpc.call::<Write>(address, req, &options).await?.result)
+}
