@@ -29,7 +29,7 @@ use crate::chain::{CHAIN, Manager};
 
 pub const CHUNK_SIZE: u32 = 64 << 10;
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The real world with a disk in memory.
 struct TestWorld {
