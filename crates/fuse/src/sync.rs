@@ -162,6 +162,8 @@ impl<C: Cluster> Core<C> {
             drop(held);
             return self.sync(user, node, Reason::Fsync).await.map(drop);
         };
+        // Places of appends are reserved under the session: those that came meanwhile have to be written before it ends.
+        self.flush(node).await;
         self.unmark_dirty(node.id());
         let (written, change) = {
             let dynamic = node.dynamic.lock();

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::MutexGuard;
 use tokio::time::timeout;
 use valor_protocol::meta::{OpenFlags, VersionedLength};
 use valor_protocol::status::code;
@@ -68,6 +69,8 @@ impl<C: Cluster> Core<C> {
         handle.take_error()?;
         let session = self.session_for_write(handle).await?;
         let append = session.filter(|_| incoming.append && !self.no_extensions.load(Ordering::Relaxed));
+        // Until the bytes are on their way, close(2) of another descriptor must not end what their place is reserved under.
+        let held = append.map(|_| session);
         let capacity = self.configs.global().io_bufs.write_buf_size.get() as usize;
         let size = incoming.data.len() as u32;
         let mut writer = node.writer.lock().await;
@@ -82,7 +85,7 @@ impl<C: Cluster> Core<C> {
             };
             // Entered under the lock, so that a truncation waits for it; written without, so that others may write too.
             let flight = node.pipeline.enter(offset..offset + u64::from(size), u64::MAX).await;
-            drop(writer);
+            drop((writer, held));
             return self.write_through(node, Incoming { offset, ..incoming }, flight).await;
         }
         match append {
@@ -168,7 +171,10 @@ impl<C: Cluster> Core<C> {
 
     /// The handle's session, opened again if close(2) of another descriptor has ended it. Writing goes on without one
     /// if that is refused, since permissions were checked when the handle was opened and may have changed.
-    async fn session_for_write(&self, handle: &FileHandle) -> Result<Option<Uuid>, Errno> {
+    async fn session_for_write<'a>(
+        &self,
+        handle: &'a FileHandle,
+    ) -> Result<MutexGuard<'a, Option<Uuid>>, Errno> {
         if !handle.writes() {
             return Err(Errno::EBADF);
         }
@@ -191,7 +197,7 @@ impl<C: Cluster> Core<C> {
                 }
             }
         }
-        Ok(*session)
+        Ok(session)
     }
 
     /// Starts to send the buffer, if there is one. Errs only if no offset could be had for an append; the bytes are

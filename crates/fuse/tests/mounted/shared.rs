@@ -4,7 +4,8 @@ use crate::cluster::Services;
 use crate::harness::{self, can_mount, uncached};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 #[test]
@@ -26,17 +27,35 @@ fn closed_files_are_seen_by_others() {
     b.close();
 }
 
+/// How to append.
+#[derive(Clone, Copy, Default)]
+struct Manner {
+    direct: bool,
+    /// Sync after each record.
+    sync: bool,
+    /// Copies of the descriptors are closed all the time, as programs that start others do.
+    copies: bool,
+}
+
 /// Appends numbered records of changing length from many threads and checks that each is there once, in one piece.
-fn appends(mounts: &[&harness::Mount], per_thread: usize, scale: usize, sync: bool) {
+fn appends(mounts: &[&harness::Mount], per_thread: usize, scale: usize, manner: Manner) {
     File::create(mounts[0].path("log")).unwrap();
     std::thread::scope(|scope| {
         for (t, mount) in mounts.iter().enumerate().flat_map(|(i, m)| [(2 * i, m), (2 * i + 1, m)]) {
+            let flags = if manner.direct { libc::O_DIRECT } else { 0 };
+            let mut options = OpenOptions::new();
+            let file = Arc::new(options.append(true).custom_flags(flags).open(mount.path("log")).unwrap());
+            let held = Arc::downgrade(&file);
             scope.spawn(move || {
-                let mut file = OpenOptions::new().append(true).open(mount.path("log")).unwrap();
+                while let Some(file) = held.upgrade().filter(|_| manner.copies) {
+                    drop(file.try_clone().unwrap());
+                }
+            });
+            scope.spawn(move || {
                 for i in 0..per_thread {
                     let record = format!("<{t}:{i}:{}>\n", "x".repeat((i * 37 + t) % 200 * scale));
-                    assert_eq!(file.write(record.as_bytes()).unwrap(), record.len());
-                    if sync {
+                    assert_eq!((&*file).write(record.as_bytes()).unwrap(), record.len());
+                    if manner.sync {
                         file.sync_all().unwrap();
                     }
                 }
@@ -66,12 +85,27 @@ fn appends_from_two_mounts_never_overwrite() {
     }
     let services = Services::start();
     let (a, b) = (harness::on(services.clone(), 1, uncached()), harness::on(services, 2, uncached()));
-    appends(&[&a, &b], 200, 1, false);
+    appends(&[&a, &b], 200, 1, Manner::default());
     fs::remove_file(a.path("log")).unwrap();
-    appends(&[&a, &b], 40, 4000, false);
+    appends(&[&a, &b], 40, 4000, Manner::default());
     fs::remove_file(a.path("log")).unwrap();
-    appends(&[&a, &b], 50, 1, true);
+    appends(&[&a, &b], 50, 1, Manner { sync: true, ..Manner::default() });
     assert!(a.called("reserve_append") > 0 && b.called("reserve_append") > 0);
+    a.close();
+    b.close();
+}
+
+#[test]
+fn closing_copies_of_descriptors_harms_no_append() {
+    if !can_mount() {
+        return;
+    }
+    let services = Services::start();
+    let (a, b) = (harness::on(services.clone(), 1, uncached()), harness::on(services, 2, uncached()));
+    for direct in [true, false] {
+        appends(&[&a, &b], 100, 1, Manner { direct, copies: true, ..Manner::default() });
+        fs::remove_file(a.path("log")).unwrap();
+    }
     a.close();
     b.close();
 }
