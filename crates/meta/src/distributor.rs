@@ -96,18 +96,19 @@ impl Distributor {
         Ok((map, stamp))
     }
 
-    /// Notes which stamps are new and gives the servers of the map that have been silent for `timeout`. While this server could
+    /// Notes which stamps are new and gives the servers of the map that have been silent for `timeout`, at a look each `pace`. While this server could
     /// not look nobody was silent: the store may have stood still for all, and whoever lives shows it again now.
     fn find_dead(
         &self,
         active: &[NodeId],
         stamps: Vec<(NodeId, Stamp)>,
+        pace: Duration,
         timeout: Duration,
         memory: Duration,
     ) -> BTreeSet<NodeId> {
         let now = Instant::now();
         let mut signs = self.signs.lock();
-        let away = signs.looked.replace(now).is_some_and(|looked| now - looked > timeout / 2);
+        let away = signs.looked.replace(now).is_some_and(|looked| now - looked > (timeout / 2).max(2 * pace));
         let alive = &mut signs.alive;
         if away {
             alive.values_mut().for_each(|(_, time)| *time = now);
@@ -157,8 +158,9 @@ impl Work for Update {
             Some((parse_server_alive_key(key)?, Stamp::try_from(value.as_ref()).ok()?))
         });
         let timeout = cx.config.distributor.timeout.get();
+        let pace = cx.config.distributor.update_interval.get();
         let memory = cx.config.idempotent_record_expire.get().max(timeout);
-        let dead = distributor.find_dead(&map.active, stamps.collect(), timeout, memory);
+        let dead = distributor.find_dead(&map.active, stamps.collect(), pace, timeout, memory);
         let node = distributor.node;
         tx.set_versionstamp(&server_alive_key(node));
         let listed = map.active.contains(&node);
@@ -201,13 +203,14 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
+    const PACE: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_could_not_look_blames_nobody() {
         let distributor = Distributor::new(NodeId(1));
         let (one, two) = (NodeId(1), NodeId(2));
         let stamps = || vec![(one, [1; 10]), (two, [1; 10])];
-        let look = || distributor.find_dead(&[one, two], stamps(), TIMEOUT, TIMEOUT);
+        let look = || distributor.find_dead(&[one, two], stamps(), PACE, TIMEOUT, TIMEOUT);
         assert!(look().is_empty());
         tokio::time::advance(20 * TIMEOUT).await;
         assert!(look().is_empty(), "nobody could show life");
@@ -220,11 +223,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_looks_seldom_notices_silence_too() {
+        let distributor = Distributor::new(NodeId(1));
+        let (one, two) = (NodeId(1), NodeId(2));
+        let pace = TIMEOUT * 2 / 3;
+        let look = || distributor.find_dead(&[one, two], vec![(two, [1; 10])], pace, TIMEOUT, TIMEOUT);
+        assert!(look().is_empty());
+        tokio::time::advance(pace).await;
+        assert!(look().is_empty());
+        tokio::time::advance(pace).await;
+        assert_eq!(look(), BTreeSet::from([two]));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_is_alone_again_when_what_others_were_asked_is_not_repeated_any_more() {
         let distributor = Distributor::new(NodeId(1));
         let (one, two) = (NodeId(1), NodeId(2));
         let look = |active: &[NodeId], stamps| {
-            distributor.find_dead(active, stamps, TIMEOUT, 10 * TIMEOUT);
+            distributor.find_dead(active, stamps, PACE, TIMEOUT, 10 * TIMEOUT);
             distributor.is_shared()
         };
         assert!(!look(&[one], vec![(one, [1; 10])]));

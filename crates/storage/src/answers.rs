@@ -68,6 +68,9 @@ impl Storage {
             let text = format!("target {} is {:?}", target.info.target_id, target.info.public_state);
             return Err(Status::new(code::STORAGE_SYNC_START_FAILED, text));
         }
+        if req.updates.len() > BATCH {
+            return Err(Status::new(code::INVALID_ARG, format!("{} updates at once", req.updates.len())));
+        }
         let now = self.uptime();
         let learned = req.updates.into_iter().map(|update| {
             let key =

@@ -40,10 +40,12 @@ pub struct Applied(Mutex<HashMap<ChunkId, Marks>>);
 
 impl Applied {
     /// Looks at all chunks of an engine that was just opened.
-    pub fn of(engine: &Engine) -> Applied {
+    pub fn of(engine: &Engine, now_us: i64) -> Applied {
         let mut newest = i64::MIN;
         for_each(engine, |meta| {
-            versions(meta).for_each(|version| newest = newest.max(version.tag.timestamp_us));
+            // What a clock that was ahead has left must not make all else old.
+            let times = versions(meta).map(|version| version.tag.timestamp_us).filter(|time| *time <= now_us);
+            newest = times.fold(newest, i64::max);
         });
         let oldest = newest.saturating_sub(KEEP.as_micros() as i64);
         let mark = |version: &VersionMeta| {

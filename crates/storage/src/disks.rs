@@ -162,7 +162,7 @@ impl Storage {
     ) -> LocalTarget<Arc<OpenTarget>> {
         let id = TargetId(identity.target_id);
         let maintenance = tokio::spawn(Arc::clone(&engine).maintain());
-        let store = Store::new(engine);
+        let store = Store::new(engine, self.env.utc_now().0);
         let slot = Slot { identity, dir: dir.into(), disk, store, maintenance, opening: Weak::new() };
         let mut slots = self.disks.slots.lock();
         let slot = slots.entry(id).insert_entry(slot);

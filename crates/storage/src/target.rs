@@ -69,8 +69,8 @@ pub struct Store {
 
 impl Store {
     /// The store of an engine that was just opened.
-    pub fn new(engine: Arc<Engine>) -> Store {
-        let applied = Arc::new(Applied::of(&engine));
+    pub fn new(engine: Arc<Engine>, now_us: i64) -> Store {
+        let applied = Arc::new(Applied::of(&engine, now_us));
         Store { engine, used: Arc::default(), unfinished: Arc::default(), applied }
     }
 }
@@ -101,6 +101,11 @@ pub struct Change {
 }
 
 impl OpenTarget {
+    /// Whether the successor may still take a version that was left pending under its update's own tag.
+    pub(crate) fn takes_tag(&self, chunk: &ChunkId) -> bool {
+        self.unfinished.lock().get(chunk).is_some_and(|left| !left.tag_refused)
+    }
+
     /// A new opening of a store.
     pub fn new(id: TargetId, chain_id: ChainId, generation: u32, dir: PathBuf, store: Store) -> Arc<Self> {
         Arc::new(OpenTarget {

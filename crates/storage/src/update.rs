@@ -250,7 +250,14 @@ impl Storage {
                     self.store_version(update, incoming, open, ver, (chain_ver, replace)).await
                 }
                 Step::FinishPending(pending) => {
-                    match Box::pin(self.finish_pending(open, chunk, pending, incoming.chain())).await {
+                    let finish = || Box::pin(self.finish_pending(open, chunk, pending, incoming.chain()));
+                    let has_tag = open.takes_tag(chunk);
+                    let mut finished = finish().await;
+                    if finished.is_err() && has_tag && !open.takes_tag(chunk) {
+                        // What the successor remembers of that update is not an answer to this one.
+                        finished = finish().await;
+                    }
+                    match finished {
                         Ok(()) => update.begin(&open.local(chunk)),
                         Err(status) => Step::Done(failed(status)),
                     }

@@ -114,6 +114,17 @@ pub struct MgmtdClient {
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// True for errors after which another address is tried.
+/// Whether a manager that answers so, or is not reached like that, has not done what it was asked for.
+fn surely_not_done(code: u16) -> bool {
+    matches!(
+        code,
+        code::RPC_CONNECT_FAILED
+            | code::RPC_SEND_FAILED
+            | code::RPC_REQUEST_REFUSED
+            | code::MGMTD_NOT_PRIMARY
+    )
+}
+
 fn is_network_error(code: u16) -> bool {
     status::is_rpc(code)
 }
@@ -240,6 +251,23 @@ impl MgmtdClient {
     /// # Errors
     /// 6000 if no primary is found, else what the method failed with.
     pub async fn call<M: Method>(&self, req: &M::Req) -> Result<M::Rsp, Status> {
+        self.call_while::<M>(req, |_| true).await
+    }
+
+    /// The same for what must not be done twice: repeated only if it surely was not done. After other failures of the
+    /// network the caller has to look.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn call_once<M: Method>(&self, req: &M::Req) -> Result<M::Rsp, Status> {
+        self.call_while::<M>(req, surely_not_done).await
+    }
+
+    async fn call_while<M: Method>(
+        &self,
+        req: &M::Req,
+        repeats_after: impl Fn(u16) -> bool,
+    ) -> Result<M::Rsp, Status> {
         let mut asked = Asked::new();
         let first = match self.primary.current() {
             Some(manager) => manager,
@@ -247,7 +275,8 @@ impl MgmtdClient {
         };
         let error = match self.call_at::<M>(first.address, req).await {
             Ok(rsp) => return Ok(rsp),
-            Err(error) => error,
+            Err(error) if repeats_after(error.code) => error,
+            Err(error) => return Err(error),
         };
         let second = self.manager_after(first, &error, &mut asked).await?;
         tracing::info!(method = M::NAME, %error, from = %first.address, to = %second.address, "manager call repeated");

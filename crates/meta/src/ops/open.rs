@@ -10,6 +10,7 @@ use valor_protocol::status::code;
 use valor_protocol::user::UserInfo;
 use valor_wire::{Status, Uuid};
 
+use super::is_replay;
 use crate::acl;
 use crate::config::Config;
 use crate::core::{Cx, Operation};
@@ -169,7 +170,8 @@ impl Open {
         if self.replaced_by == Some(inode.id) {
             return answer(inode, false);
         }
-        if self.flags.contains(OpenFlags::EXCL) {
+        let is_own = self.create && entry.as_ref().is_some_and(|entry| is_replay(entry, &self.base));
+        if self.flags.contains(OpenFlags::EXCL) && !is_own {
             return fail(code::META_EXISTS, "");
         }
         match inode.data.inode_type() {

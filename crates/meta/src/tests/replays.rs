@@ -15,6 +15,9 @@ async fn makers_recognise_their_own_entries() {
     let create = server.create_req(0, "f", OpenFlags::RDWR | OpenFlags::EXCL, 1);
     let file = server.meta.create(create.clone()).await.unwrap().stat;
     assert_eq!(server.meta.create(create).await.unwrap().stat.id, file.id);
+    let nested = server.create_req(0, "/f2", OpenFlags::RDONLY | OpenFlags::CREAT | OpenFlags::EXCL, 1);
+    let made = server.meta.create(nested.clone()).await.unwrap().stat;
+    assert_eq!(server.meta.create(nested).await.unwrap().stat.id, made.id);
     let mkdirs = MkdirsReq { base: server.base(0), path: at("d"), perm: 0o755, ..MkdirsReq::default() };
     let directory = server.meta.mkdirs(mkdirs.clone()).await.unwrap();
     assert_eq!(server.meta.mkdirs(mkdirs).await.unwrap(), directory);

@@ -307,8 +307,7 @@ async fn cut_off_replica_never_serves_old_data() {
 
 /// A write is left pending at the head, which loses its place as the last one serving and returns. Meanwhile the write
 /// counts, so another one follows it; when its client repeats it, it must not be applied again.
-async fn repeated_after_the_last_serving_returns(restart: Option<u64>) {
-    let cluster = Cluster::start(2).await;
+async fn repeated_after_the_last_serving_returns(cluster: Cluster, restart: Option<u64>) {
     cluster.write(chunk(1), 0, pattern(1, 1000)).await;
     cluster.kill(1).await;
     let mut first = cluster.write_req(chunk(1), 0, pattern(2, 1000));
@@ -344,13 +343,32 @@ async fn repeated_after_the_last_serving_returns(restart: Option<u64>) {
 
 #[tokio::test]
 async fn repeated_write_is_applied_once_when_the_last_serving_target_loses_its_place() {
-    repeated_after_the_last_serving_returns(None).await;
+    repeated_after_the_last_serving_returns(Cluster::start(2).await, None).await;
 }
 
 /// A client waits for its chain as long as that is down.
 #[tokio::test]
 async fn repeated_write_is_applied_once_when_the_chain_was_down_for_long() {
-    repeated_after_the_last_serving_returns(Some(12 * 3600)).await;
+    repeated_after_the_last_serving_returns(Cluster::start(2).await, Some(12 * 3600)).await;
+}
+
+/// What was written while the clock was ahead is no newer than what is written now.
+#[tokio::test]
+async fn repeated_write_is_applied_once_though_a_clock_was_ahead_before() {
+    let cluster = Cluster::start(2).await;
+    for ahead in [3600, 0] {
+        cluster.ahead.store(ahead, std::sync::atomic::Ordering::Relaxed);
+        for node in 0..2 {
+            cluster.kill(node).await;
+            cluster.notice(node);
+            cluster.start_node(node).await;
+            cluster.settle().await;
+        }
+        if ahead > 0 {
+            cluster.write(chunk(2), 0, pattern(4, 1000)).await;
+        }
+    }
+    repeated_after_the_last_serving_returns(cluster, Some(0)).await;
 }
 
 /// A write is pending at the head alone when the head ends. It is filled by the one that went on without it, so the write

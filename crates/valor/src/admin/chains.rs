@@ -74,11 +74,11 @@ pub async fn run(admin: &Admin, command: Command) -> Result<(), String> {
         }
         Command::RotateLastsrv { chain_id } => {
             let request = mgmtd::RotateLastSrvReq { cluster_id, chain_id: ChainId(chain_id), user };
-            show(admin, &admin.manager::<methods::RotateLastSrv>(&request).await?.chain);
+            show(admin, &admin.manager_once::<methods::RotateLastSrv>(&request).await?.chain);
         }
         Command::RotateAsPreferredOrder { chain_id } => {
             let request = mgmtd::RotateAsPreferredOrderReq { cluster_id, chain_id: ChainId(chain_id), user };
-            show(admin, &admin.manager::<methods::RotateAsPreferredOrder>(&request).await?.chain);
+            show(admin, &admin.manager_once::<methods::RotateAsPreferredOrder>(&request).await?.chain);
         }
         Command::SetPreferredTargetOrder { chain_id, target_ids } => {
             let request = mgmtd::SetPreferredTargetOrderReq {

@@ -154,6 +154,18 @@ impl Admin {
         })
     }
 
+    /// The same for what must not be done twice.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub async fn manager_once<M: Method>(&self, request: &M::Req) -> Result<M::Rsp, String> {
+        self.managers.call_once::<M>(request).await.map_err(|status| {
+            let lost = status.code == status::code::RPC_TIMEOUT;
+            let hint = if lost { "; whether it was done is not known: see list-chains" } else { "" };
+            format!("{}: {}{hint}", M::NAME, status::describe(&status))
+        })
+    }
+
     /// What the managers say of nodes, chains and targets.
     ///
     /// # Errors

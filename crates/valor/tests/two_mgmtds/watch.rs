@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// A manager that stands still answers what it was asked during the last part of that time.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// A manager that became primary stays it for longer, whatever happens to it: nobody takes its lease earlier. Two that
-/// act at a time are seen as changes in quick succession.
+/// act at a time are seen as changes in quick succession, back and forth.
 const SHORTEST_REIGN: Duration = Duration::from_secs(1);
 
 /// The thread that asks, and what it has learnt.
@@ -37,6 +37,8 @@ struct Seen {
 
 struct Reign {
     name: String,
+    /// Who reigned before.
+    before: Option<String>,
     /// It has answered by then.
     since: Instant,
 }
@@ -51,11 +53,12 @@ impl Seen {
                 if let Some(old) = reign {
                     self.changes += 1;
                     let reigned = sent - old.since;
-                    if reigned < SHORTEST_REIGN {
+                    if reigned < SHORTEST_REIGN && old.before.as_deref() == Some(name) {
                         self.broken.push(format!("{name} answers {reigned:?} after {} began to", old.name));
                     }
                 }
-                *reign = Some(Reign { name: name.to_owned(), since: Instant::now() });
+                let before = reign.take().map(|old| old.name);
+                *reign = Some(Reign { name: name.to_owned(), before, since: Instant::now() });
             }
         }
     }
