@@ -369,8 +369,11 @@ impl<C: Cluster> Core<C> {
         let session = writes(flags).then(|| self.new_session());
         let inode = if session.is_some() {
             let opened = async {
-                node.dynamic.lock().forget_accepted();
-                self.cluster.open(&user, node.id(), session, OpenFlags(flags)).await
+                let opened = self.cluster.open(&user, node.id(), session, OpenFlags(flags)).await;
+                if opened.is_ok() {
+                    node.dynamic.lock().forget_accepted();
+                }
+                opened
             };
             let result = if flags & libc::O_TRUNC != 0 {
                 // Storage that hangs must not collect everyone who opens the file.

@@ -202,9 +202,9 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
 }
 
 /// Unmounts and waits for the end, which flushes all files. Who still uses the mount loses it, since this process ends;
-/// but not what was written.
+/// but not what was written, save what only the kernel has: pages changed through memory maps, or with its write-back cache.
 fn stop(session: &xfuse::Session) -> io::Result<()> {
-    if !session.is_ended() {
+    if !session.is_gone() {
         match session.unmount() {
             Ok(Unmounted::Clean) => {}
             in_the_way => {

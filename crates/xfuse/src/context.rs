@@ -67,13 +67,13 @@ impl Context {
     }
 
     /// Room to make the answer to a READ in: where the kernel takes it from, over io_uring, so that it is not copied; else a
-    /// request buffer of the session, which is waited for. What lies there before is arbitrary, perhaps other callers'
+    /// request buffer of the session, or fresh memory if none is free. What lies there before is arbitrary, perhaps other callers'
     /// data. `size` is that of the request; more than it is not answered.
     ///
     /// As long as a room exists, its request is not answered, not even when the caller is killed. So it is best taken when
     /// the data is there.
-    pub async fn room(&self, size: u32) -> Room {
-        self.rooms.take(size as usize).await
+    pub fn room(&self, size: u32) -> Room {
+        self.rooms.take(size as usize)
     }
 
     /// Completes when the caller was killed and has been let go: nobody waits for the answer any more, and whatever is

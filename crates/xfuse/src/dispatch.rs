@@ -260,10 +260,12 @@ impl<F: Filesystem> Job<F> {
         match outcome {
             Ok(reply) => {
                 let sent = reply.reply(&Replier { lane: &self.lane, route: &self.route, unique });
-                if sent.is_err() {
+                let failed = sent.is_err();
+                let refused = self.lane.count_failure(unique, sent);
+                if failed {
                     self.take_back(reply.given());
                 }
-                if self.lane.count_failure(unique, sent) {
+                if refused {
                     self.lane.send_error(&self.route, unique, Errno::EIO);
                 }
             }

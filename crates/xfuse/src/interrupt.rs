@@ -44,8 +44,8 @@ pub(crate) fn deliver<F: Send + Sync + 'static>(
     // then EAGAIN makes the kernel repeat the interrupt. For requests of queues the kernel does not do that.
     tokio::spawn(async move {
         let mut pause = RETRY;
-        while pause <= PATIENCE {
-            tokio::time::sleep(pause).await;
+        while pause <= PATIENCE || is_unanswered(&shared.lanes, target) {
+            tokio::time::sleep(pause.min(LOOK_AGAIN)).await;
             if mark(&shared.lanes, target) {
                 return;
             }
@@ -60,6 +60,11 @@ fn mark(lanes: &[Arc<Lane>], target: u64) -> bool {
     let Some(lane) = lanes.iter().find(|lane| lane.inflight.interrupt(target)) else { return false };
     tokio::spawn(let_go_when_killed(lane.clone(), target));
     true
+}
+
+/// Whether a queue has the request, which may wait there for memory before it is registered.
+fn is_unanswered(lanes: &[Arc<Lane>], target: u64) -> bool {
+    lanes.iter().any(|lane| matches!(&lane.port, Port::Queue(queue) if queue.is_unanswered(target)))
 }
 
 async fn let_go_when_killed(lane: Arc<Lane>, target: u64) {

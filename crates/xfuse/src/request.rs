@@ -232,7 +232,7 @@ requests! {
         fh: u64 = arg.fh,
         /// First byte.
         offset: u64 = arg.offset,
-        /// What to write, where it arrived. Keeps a request buffer of the session in use until dropped.
+        /// What to write, where it arrived. Until dropped it keeps a request buffer in use, or the answer back (io_uring).
         data: Payload = b.in_place(arg.size as usize)?,
         /// `O_*` of the open file at present.
         flags: u32 = arg.flags,

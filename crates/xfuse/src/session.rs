@@ -3,7 +3,7 @@
 use crate::abi::{InHeader, InitFlags, Opcode, Pod};
 use crate::buffer::Pool;
 use crate::capability;
-use crate::channel::run::{self, Finish};
+use crate::channel::run::{self, Ends, Finish};
 use crate::channel::uring;
 use crate::channel::uring::start::{self, Worker};
 use crate::decode::{self, Shape};
@@ -26,7 +26,6 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
 
 /// How long the kernel may take to send INIT; it does so right after the mount.
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,7 +67,7 @@ pub struct Session {
     wait: WaitHandle,
     transport: InUse,
     notify: Arc<notify::Inner>,
-    ended: watch::Receiver<bool>,
+    ends: Ends,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The queues of io_uring.
     queues: Vec<Weak<uring::Queue>>,
@@ -254,7 +253,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             notify: notify.clone(),
             lanes: lanes.clone(),
         });
-        let (finish, ended) = Finish::new(lanes.len(), uring, self.drain_timeout, connection.clone());
+        let (finish, ends) = Finish::new(lanes.len(), uring, self.drain_timeout, connection.clone());
         let finish = Arc::new(finish);
         let mut threads = Vec::new();
         let queues = workers.iter().map(|worker| Arc::downgrade(&worker.queue)).collect();
@@ -293,7 +292,7 @@ impl<F: Filesystem> SessionBuilder<F> {
             wait: WaitHandle(wait),
             transport: InUse { transport, sqpoll, fallback },
             notify,
-            ended,
+            ends,
             threads: Mutex::new(threads),
             queues,
             _mounted: _auto_unmount,
@@ -486,12 +485,17 @@ impl Session {
 
     /// Whether the session has ended: unmounted or aborted, and `destroy` done.
     pub fn is_ended(&self) -> bool {
-        *self.ended.borrow()
+        *self.ends.ended.borrow()
+    }
+
+    /// Whether the kernel has ended the connection. What it asked for before may still be at work.
+    pub fn is_gone(&self) -> bool {
+        *self.ends.gone.borrow()
     }
 
     /// Completes when the session has ended.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut ended = self.ended.clone();
+        let mut ended = self.ends.ended.clone();
         async move {
             let _ = ended.wait_for(|ended| *ended).await;
         }
@@ -510,13 +514,16 @@ impl Session {
 
     /// Whether the path still leads here, as far as that can be told.
     fn is_mounted(&self) -> bool {
-        !self.path.as_os_str().is_empty() && self.connection.as_ref().is_none_or(Connection::is_on_top)
+        // The number of a connection that has ended may be another's by now.
+        !self.is_gone()
+            && !self.path.as_os_str().is_empty()
+            && self.connection.as_ref().is_none_or(Connection::is_on_top)
     }
 
     /// Fails all requests and ends the session, whoever still uses it.
     pub fn abort(&self) -> io::Result<()> {
         // The number of a connection that has ended may be another's by now.
-        let connection = self.connection.as_ref().filter(|_| !self.is_ended());
+        let connection = self.connection.as_ref().filter(|_| !self.is_gone());
         connection.ok_or(io::ErrorKind::NotFound)?.abort()
     }
 

@@ -174,7 +174,7 @@ impl<B: Backend> Filesystem for OnXfuse<B> {
     }
 
     async fn read(&self, cx: &Context, r: Read) -> std::result::Result<Data, Errno> {
-        let mut room = cx.room(r.size).await;
+        let mut room = cx.room(r.size);
         let count = self.0.read_into(r.fh, r.offset, &mut room).map_err(errno)?;
         Ok(room.filled(count))
     }

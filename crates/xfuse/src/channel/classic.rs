@@ -168,7 +168,7 @@ impl<F: Filesystem> Channel<'_, F> {
                 Step::Empty => return Ok(Next::Watch),
             };
             let now = Instant::now();
-            if self.waiter.returned(&episode, now) {
+            if self.waiter.returned(&episode, now, len) {
                 self.found_in_row = 0;
                 self.serve_alone();
             } else {

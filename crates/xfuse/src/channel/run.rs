@@ -14,6 +14,15 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{Barrier, watch};
 
+/// How a session learns of its end.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    /// The kernel has ended the connection.
+    pub(crate) gone: watch::Receiver<bool>,
+    /// And everything else is done.
+    pub(crate) ended: watch::Receiver<bool>,
+}
+
 /// Brings the channels of a session together at the end.
 pub(crate) struct Finish {
     barrier: Barrier,
@@ -34,11 +43,12 @@ impl Finish {
         queues: bool,
         patience: Duration,
         connection: Option<Connection>,
-    ) -> (Self, watch::Receiver<bool>) {
+    ) -> (Self, Ends) {
         let (end, ended) = watch::channel(false);
-        let (gone, _) = watch::channel(false);
+        let (gone, has_gone) = watch::channel(false);
+        let ends = Ends { gone: has_gone, ended };
         let spare = AtomicUsize::new(if queues { 0 } else { channels - 1 });
-        (Finish { barrier: Barrier::new(channels), end, gone, patience, connection, spare }, ended)
+        (Finish { barrier: Barrier::new(channels), end, gone, patience, connection, spare }, ends)
     }
 
     /// A channel has failed. Others may go on; if nobody would serve its requests, the connection ends.

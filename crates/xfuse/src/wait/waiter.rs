@@ -16,6 +16,8 @@ const LOOK_AT_CALLER: u32 = 64;
 
 /// A read that returns sooner had nothing to wait for: the two switches of context alone take longer.
 const MIN_WAIT: Duration = Duration::from_nanos(1_500);
+/// Bytes that such a read copies in a nanosecond at least.
+const COPIED_PER_NS: u64 = 4;
 
 /// State of one thread.
 pub(crate) struct Waiter {
@@ -197,9 +199,10 @@ impl Waiter {
         }
     }
 
-    /// A read that waits as long as it takes has ended the episode `now`. True if it did wait.
-    pub(crate) fn returned(&mut self, episode: &Episode, now: Instant) -> bool {
-        let waited = now - episode.began >= MIN_WAIT;
+    /// A read of `len` bytes that waits as long as it takes has ended the episode `now`. True if it did wait.
+    pub(crate) fn returned(&mut self, episode: &Episode, now: Instant, len: usize) -> bool {
+        let copying = Duration::from_nanos(len as u64 / COPIED_PER_NS);
+        let waited = now - episode.began >= MIN_WAIT + copying;
         if waited {
             self.woken_at(now, episode, episode.began);
         }

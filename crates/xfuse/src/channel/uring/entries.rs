@@ -87,6 +87,11 @@ impl<A, R> Entries<A, R> {
         u16::try_from(index).ok()
     }
 
+    /// Whether a request has arrived and not been answered.
+    pub(super) fn is_open(&self, unique: u64) -> bool {
+        self.0.lock().iter().any(|entry| entry.open == Some(unique))
+    }
+
     /// Lends memory to the handler of a request that has not been answered. `alone` refuses if any is lent already.
     pub(super) fn lend(&self, index: u16, unique: u64, alone: bool) -> Option<Arc<A>> {
         let lend = |entry: &mut Entry<A, R>| {

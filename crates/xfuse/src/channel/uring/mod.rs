@@ -25,6 +25,7 @@ use crate::dispatch::{Lane, Port, RequestBytes, SMALL, Shared, dispatch, refuse}
 use crate::fs::Filesystem;
 use crate::wait::waiter::{Episode, Spun, Waiter};
 use bytes::Bytes;
+use help::Offered;
 use queue::Arrived;
 use rustix::fd::{AsRawFd, RawFd};
 use std::future::Future;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::runtime::Handle;
 
 /// Completions handled in a row before other tasks of the thread get a turn.
 const BURST: u32 = 32;
@@ -183,6 +185,8 @@ async fn handle<F: Filesystem>(
         Some(slot) => slot,
         None => wait_for(queue, lane.inflight.acquire()).await?,
     };
+    // Another thread may begin later, and interrupts look for it from now on.
+    slot.assign(arrived.unique(), arrived.caller());
     let dispatch = {
         let (shared, lane) = (shared.clone(), lane.clone());
         move || dispatch(&shared, &lane, request, slot, ticket.into())
@@ -271,14 +275,16 @@ async fn block(
     let mut blocked = Instant::now();
     loop {
         let until_idle = !episode.is_idle() && waiter.may_spin(episode);
-        let help = queue.offer_help();
+        // Nothing else that this thread has to do may delay what it is asked for.
+        let is_free = lane.inflight.busy() == 0 && Handle::current().metrics().num_alive_tasks() == 0;
+        let help = is_free.then(|| queue.offer_help());
         let woken = tokio::select! {
             biased;
             ready = watch.readable() => Woken::Ready(ready?),
             () = queue.changed() => Woken::Changed,
             () = lane.inflight.idle(), if until_idle => Woken::Idle,
         };
-        if let Some(job) = help.withdraw() {
+        if let Some(job) = help.and_then(Offered::withdraw) {
             job();
         }
         match woken {

@@ -163,15 +163,20 @@ impl Queue {
         self.entries.area(index)
     }
 
+    /// Whether a request has arrived and not been answered.
+    pub(crate) fn is_unanswered(&self, unique: u64) -> bool {
+        self.entries.is_open(unique)
+    }
+
     /// Registers one more entry. An error is the kernel's refusal; success is not answered before a request comes.
     pub(super) fn register(&self, payload_len: usize) -> io::Result<()> {
         let area = Arc::new(Area::new(payload_len)?);
         let index = self.entries.add(area.clone());
         self.push(&command(&self.device, URING_CMD_REGISTER, self.qid, 0, Some(area.ranges()), index))?;
-        let submitted = self.flush().and_then(|()| self.wait_for_poller());
+        // Without success nobody knows whose the entry is, and it stays the kernel's.
+        self.flush().and_then(|()| self.wait_for_poller())?;
         // A refusal is answered at once.
-        let refused = submitted.err().or_else(|| self.refusal(index));
-        match refused {
+        match self.refusal(index) {
             None => Ok(()),
             Some(error) => {
                 self.entries.take_back(index);
@@ -503,6 +508,11 @@ impl Drop for Queue {
 impl Arrived {
     pub(super) fn unique(&self) -> u64 {
         self.header.unique
+    }
+
+    /// The thread that asks.
+    pub(super) fn caller(&self) -> u32 {
+        self.header.pid
     }
 
     pub(super) fn payload_len(&self) -> usize {
