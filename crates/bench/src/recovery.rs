@@ -313,10 +313,14 @@ impl Load {
         for number in 0..options.readers + options.writers {
             let write = number >= options.readers;
             let path = mount.join(if write { "writes" } else { "reads" });
-            let file = OpenOptions::new().read(true).write(write).custom_flags(libc::O_DIRECT).open(&path);
-            let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
             let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
-            threads.push(std::thread::spawn(move || work(&file, number, write, bytes, &stop, &done)));
+            threads.push(std::thread::spawn(move || {
+                own_descriptors()?;
+                let file =
+                    OpenOptions::new().read(true).write(write).custom_flags(libc::O_DIRECT).open(&path);
+                let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
+                work(&file, number, write, bytes, &stop, &done)
+            }));
         }
         Ok(Load { stop, done, threads })
     }
@@ -327,6 +331,17 @@ impl Load {
             thread.join().map_err(|_| "a thread panicked".to_owned())??;
         }
         Ok(std::mem::take(&mut *self.done.lock().map_err(|error| error.to_string())?))
+    }
+}
+
+/// Gives this thread a table of file descriptors of its own. Every program that is started (`valor admin`, to see how chains
+/// are) closes the copies it has got of the others' descriptors, and closing flushes, which waits for the file's writes:
+/// the time when chains went on would be that of the longest write.
+fn own_descriptors() -> Result<(), String> {
+    // SAFETY: takes no pointers; the thread uses no descriptor that another one has opened or will open.
+    match unsafe { libc::unshare(libc::CLONE_FILES) } {
+        0 => Ok(()),
+        _ => Err(format!("unshare: {}", std::io::Error::last_os_error())),
     }
 }
 

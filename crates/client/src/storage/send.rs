@@ -10,7 +10,9 @@ use crate::join::join_all;
 use crate::routing::Routing;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use valor_env::metrics;
 use valor_protocol::status::{code, status, with_message};
 use valor_protocol::storage::VersionedChainId;
@@ -130,17 +132,11 @@ async fn attempt<C: BatchCall>(
     let sent = join_all(batches.iter().map(|batch| async {
         let of_batch: Vec<_> =
             batch.ops.iter().filter_map(|(index, chosen)| Some((ops.get(*index)?, chosen.chain))).collect();
-        let results = admitted(
-            client,
-            gate,
-            &routing,
-            batch.node,
-            of_batch.iter().map(|(_, chain)| *chain),
-            async |address| {
-                let to = Sending { address, deadline, retry_count: retry.count() };
-                call.send(client, to, &of_batch).await
-            },
-        )
+        let asked = batch.ops.iter().map(|(_, chosen)| *chosen);
+        let results = admitted(client, gate, &routing, batch.node, asked, async |address| {
+            let to = Sending { address, deadline, retry_count: retry.count() };
+            call.send(client, to, &of_batch).await
+        })
         .await
         .and_then(|results| if results.len() == of_batch.len() { Ok(results) } else { Err(wrong_count()) });
         match results {
@@ -196,13 +192,14 @@ fn unavailable(code: u16, chain: ChainId) -> Status {
     with_message(code, format!("chain {chain}"))
 }
 
-/// Waits for leave, makes sure that the chains have not changed meanwhile, and sends.
+/// Waits for leave, makes sure that the chains have not changed meanwhile, sends, and waits for the answer as long as the
+/// replicas that were asked belong to those that serve.
 async fn admitted<T>(
     client: &StorageClient,
     gate: &Gate,
     routing: &Routing,
     node: NodeId,
-    mut chains: impl Iterator<Item = VersionedChainId>,
+    asked: impl Iterator<Item = Chosen> + Clone,
     send: impl AsyncFnOnce(Address) -> Result<T, Status>,
 ) -> Result<T, Status> {
     let Some(address) = routing.node_endpoint(node, SERVICE) else {
@@ -210,16 +207,45 @@ async fn admitted<T>(
         return Err(with_message(code::STORAGE_CLIENT_NO_RDMA_INTERFACE, message));
     };
     let _pass = gate.enter(node).await;
+    // Before the look at what is known now, so that no change falls between the two.
+    let changes = client.mgmtd.watch();
     let changed = client.mgmtd.routing_cache().peek(|now| {
-        let same = |chain: VersionedChainId| {
+        let same = |Chosen { chain, .. }| {
             now.chain(chain.chain_id).is_some_and(|now| now.version == chain.chain_ver)
         };
-        now.version() != routing.version() && !chains.all(same)
+        now.version() != routing.version() && !asked.clone().all(same)
     });
     if changed {
         return Err(status(code::STORAGE_CLIENT_ROUTING_VERSION_MISMATCH));
     }
-    send(address).await
+    tokio::select! {
+        biased;
+        result = send(address) => result,
+        // As for a deadline: the request may have been executed.
+        () = serve_no_longer(changes, asked) => {
+            Err(with_message(code::RPC_TIMEOUT, "a replica that was asked does not serve its chain any longer"))
+        }
+    }
+}
+
+/// Waits until one of the replicas is not among those that serve its chain: a server that is dead, or that stands still,
+/// would be waited for until the deadline, while the chain serves again without it.
+async fn serve_no_longer(
+    mut changes: watch::Receiver<Arc<Routing>>,
+    asked: impl Iterator<Item = Chosen> + Clone,
+) {
+    while changes.changed().await.is_ok() {
+        let now = changes.borrow_and_update();
+        let serves = |chosen: Chosen| {
+            now.chain(chosen.chain.chain_id)
+                .and_then(|chain| chain.serving.as_ref().ok())
+                .is_some_and(|all| all.iter().any(|replica| replica.target_id == chosen.replica.target_id))
+        };
+        if !asked.clone().all(serves) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Groups operations by node, in order, into batches within the limits that are filled about equally.
@@ -276,7 +302,7 @@ where
         let outcome = match &chosen {
             Ok(chosen) => {
                 let node = chosen.replica.node_id;
-                admitted(client, gate, &routing, node, std::iter::once(chosen.chain), async |address| {
+                admitted(client, gate, &routing, node, std::iter::once(*chosen), async |address| {
                     send(Sending { address, deadline, retry_count: retry.count() }, chosen.chain).await
                 })
                 .await

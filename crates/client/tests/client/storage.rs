@@ -218,6 +218,48 @@ async fn unreachable_replicas_are_avoided() {
     }
 }
 
+/// A replica that has an answer for nobody leaves its chain while it is asked: the others are asked then, not at the
+/// deadline of 10 s.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_has_left_is_not_waited_for() {
+    let cluster = Arc::new(Cluster::new(17));
+    let silent = router()
+        .method::<Write, _, _>(|_, _| std::future::pending())
+        .method::<BatchRead, _, _>(|_, _| std::future::pending());
+    let (good, written) =
+        scripted::<Write>(router(), |req, _| Ok(WriteRsp { tag: req.tag, result: ok(req.payload.length) }));
+    let (good, read) = scripted::<BatchRead>(good, |req, _| answer_read(req));
+    let _servers = [add(&cluster, 1, silent), add(&cluster, 2, good)];
+    cluster.set_chain(1, 1, &[1]);
+    let mgmtd = cluster.mgmtd().await;
+    let (env, rpc) = (cluster.net.env(), rpc_client(&cluster.net));
+    let client = StorageClient::new(&env, rpc, mgmtd.clone(), StorageClientConfig::default(), client_id());
+    let later = cluster.clone();
+    tokio::spawn(async move {
+        // What changes elsewhere, or adds replicas, does not disturb.
+        for (pause, chain, version, nodes) in
+            [(300, 2, 1, vec![1]), (600, 1, 2, vec![1, 2]), (900, 1, 3, vec![2])]
+        {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            later.set_chain(chain, version, &nodes);
+            mgmtd.refresh_now().await.unwrap();
+        }
+    });
+    let start = Instant::now();
+    let op = write_op(1, 4, 10_000);
+    let ops = [read_op(1, 0, 100)];
+    let (write_options, read_options) = (WriteOptions::default(), ReadOptions::default());
+    let user = user();
+    let (write, results) =
+        tokio::join!(client.write(&op, &user, &write_options), client.batch_read(&ops, &user, &read_options));
+    write.unwrap();
+    assert!(results[0].is_ok());
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1700) && took < Duration::from_millis(2500), "{took:?}");
+    assert_eq!((written.count(), read.count()), (1, 1));
+    assert_eq!(written.all()[0].payload.key.v_chain_id.chain_ver, ChainVersion(3));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_comes_back_is_found_quickly() {
     let cluster = Arc::new(Cluster::new(7));
