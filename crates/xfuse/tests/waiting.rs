@@ -29,6 +29,7 @@ impl Mount {
         let init = InitConfig::default();
         let session = Session::builder(fs)
             .init(init)
+            .transport(xfuse::Transport::Classic)
             .channels(CHANNELS)
             .wait(WaitPolicy { mix, cpu_budget: 1.0, ..WaitPolicy::default() })
             .mount(dir.path())
@@ -106,6 +107,26 @@ fn the_share_follows_the_mix_while_it_changes() {
             assert_eq!((seen.spin_ns, seen.spin_hit, seen.spin_expired), (0, 0, 0));
         }
     }
+}
+
+/// A single caller must not always wait for the same thread to go to sleep first.
+#[test]
+fn channels_whose_handlers_answer_at_once_take_turns() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !can_mount() {
+        return;
+    }
+    let mount = Mount::new(Mix::FUSE);
+    let served = || -> Vec<u64> {
+        mount.session.stats().snapshot().channels.iter().map(|channel| channel.req_fuse).collect()
+    };
+    eventually("all channels to serve", || {
+        let before = served();
+        mount.reads(1000);
+        let counts: Vec<u64> = served().iter().zip(before).map(|(after, before)| after - before).collect();
+        println!("{counts:?}");
+        counts.len() == CHANNELS && counts.iter().all(|count| *count >= 100)
+    });
 }
 
 #[test]

@@ -3,6 +3,10 @@
 //! A channel waits in one of two ways. It *watches* the device with epoll(7), through the runtime of its thread, whose
 //! tasks go on meanwhile. Where handlers have answered at once for a while and left no tasks behind, it *stands* in
 //! read(2) instead, which takes two system calls less for each request; a [`Deputy`] then sees to the runtime.
+//!
+//! Of the channels that stand the kernel wakes one for each request. Of those that watch it wakes all, so one of them
+//! serves alone where requests come one at a time. Once one stands the others join it: two threads that take turns keep a
+//! single caller waiting less than one, which has to be waited for while it goes to sleep.
 
 use super::End;
 use super::deputy::Deputy;
@@ -19,6 +23,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Instant;
 use tokio::io::Interest;
@@ -52,6 +57,14 @@ enum Step {
     Request(usize),
     Gone,
     Empty,
+}
+
+/// What came of waiting for a request.
+enum Received {
+    Request(usize),
+    Gone,
+    /// Others stand in read(2), and this channel is to join them.
+    Join,
 }
 
 /// What a channel does next.
@@ -124,7 +137,11 @@ impl<F: Filesystem> Channel<'_, F> {
                     gone = self.gone() => return gone,
                 },
             };
-            let Some(len) = self.receive().await? else { return Ok(Next::End) };
+            let len = match self.receive().await? {
+                Received::Request(len) => len,
+                Received::Gone => return Ok(Next::End),
+                Received::Join => return Ok(Next::Stand),
+            };
             self.dispatch(len, slot, Instant::now())?;
             self.answered_in_row = if self.is_at_rest() { self.answered_in_row + 1 } else { 0 };
             if self.answered_in_row >= self.until_stand && !self.state.hot.is_other(self.index) {
@@ -143,8 +160,12 @@ impl<F: Filesystem> Channel<'_, F> {
         // Its readiness would wake the deputy for every request.
         self.watch = None;
         device::set_nonblocking(&self.lane.fd, false)?;
+        self.state.standing.fetch_add(1, Relaxed);
+        self.state.hot.leave(self.index);
+        (self.waited_in_row, self.settled) = (0, false);
         let mut served = 0u32;
         let next = self.stand_while_at_rest(&mut served);
+        self.state.standing.fetch_sub(1, Relaxed);
         device::set_nonblocking(&self.lane.fd, true)?;
         // Standing down costs more than a request, so it must not become a habit.
         self.until_stand = match served / MIN_RUN {
@@ -170,7 +191,6 @@ impl<F: Filesystem> Channel<'_, F> {
             let now = Instant::now();
             if self.waiter.returned(&episode, now, len) {
                 self.found_in_row = 0;
-                self.serve_alone();
             } else {
                 self.note_found();
             }
@@ -179,6 +199,14 @@ impl<F: Filesystem> Channel<'_, F> {
             *served = served.saturating_add(1);
         }
         Ok(Next::Watch)
+    }
+
+    /// Whether this channel is to stand in read(2) because others do, and it has not had to give that up.
+    fn may_join(&self) -> bool {
+        self.until_stand == MIN_RUN
+            && self.state.standing.load(Relaxed) > 0
+            && self.is_at_rest()
+            && !self.state.hot.is_other(self.index)
     }
 
     /// Whether nothing that this channel has begun is unfinished.
@@ -234,22 +262,22 @@ struct Channel<'a, F> {
 }
 
 impl<F: Filesystem> Channel<'_, F> {
-    /// The next request's length, or `None` when the kernel is gone.
-    async fn receive(&mut self) -> io::Result<Option<usize>> {
+    /// Waits for the next request.
+    async fn receive(&mut self) -> io::Result<Received> {
         match self.take_known().await? {
             Step::Request(len) => {
                 self.waiter.found(1);
                 self.note_found();
-                return Ok(Some(len));
+                return Ok(Received::Request(len));
             }
-            Step::Gone => return Ok(None),
+            Step::Gone => return Ok(Received::Gone),
             Step::Empty => {}
         }
         self.found_in_row = 0;
         let idle = self.lane.inflight.busy() == 0;
         let mut episode = self.waiter.begin(idle);
-        if let Some(step) = self.try_spin(&mut episode)? {
-            return Ok(step);
+        if let Some(received) = self.try_spin(&mut episode)? {
+            return Ok(received);
         }
         self.block(&mut episode).await
     }
@@ -280,6 +308,9 @@ impl<F: Filesystem> Channel<'_, F> {
 
     /// A request was waited for. After a number of such the others would only be woken in vain.
     fn serve_alone(&mut self) {
+        if self.state.standing.load(Relaxed) > 0 {
+            return;
+        }
         if std::mem::take(&mut self.settled) && !self.state.hot.is_held_by(self.index) {
             // The others came back since this thread was busy: it has to earn the place again.
             self.waited_in_row = 0;
@@ -309,7 +340,7 @@ impl<F: Filesystem> Channel<'_, F> {
     }
 
     /// Spins if the episode allows it; `Some` ends the episode.
-    fn try_spin(&mut self, episode: &mut Episode) -> io::Result<Option<Option<usize>>> {
+    fn try_spin(&mut self, episode: &mut Episode) -> io::Result<Option<Received>> {
         let window = self.waiter.window_ns(episode, false);
         if window == 0 || !self.state.hot.take(self.index) {
             return Ok(None);
@@ -331,21 +362,24 @@ impl<F: Filesystem> Channel<'_, F> {
                 Step::Request(len) => {
                     self.state.hot.hit(self.index);
                     self.waiter.obtained(episode, 1);
-                    Some(Some(len))
+                    Some(Received::Request(len))
                 }
-                Step::Gone | Step::Empty => Some(None),
+                Step::Gone | Step::Empty => Some(Received::Gone),
             },
         })
     }
 
     /// Waits through the runtime, whose other tasks go on meanwhile.
-    async fn block(&mut self, episode: &mut Episode) -> io::Result<Option<usize>> {
+    async fn block(&mut self, episode: &mut Episode) -> io::Result<Received> {
         let mut blocked = Instant::now();
         loop {
             if self.state.hot.is_other(self.index) {
                 // Its readiness would wake this thread for every request of the spinning channel.
                 self.watch = None;
                 self.state.hot.while_other(self.index).await;
+            }
+            if self.may_join() {
+                return Ok(Received::Join);
             }
             let watch = match &self.watch {
                 Some(watch) => watch,
@@ -360,8 +394,8 @@ impl<F: Filesystem> Channel<'_, F> {
             };
             let Some(mut ready) = ready else {
                 self.waiter.became_idle(episode);
-                if let Some(step) = self.try_spin(episode)? {
-                    return Ok(step);
+                if let Some(received) = self.try_spin(episode)? {
+                    return Ok(received);
                 }
                 blocked = Instant::now();
                 continue;
@@ -371,9 +405,9 @@ impl<F: Filesystem> Channel<'_, F> {
                     self.waiter.woken(episode, blocked);
                     self.waiter.obtained(episode, 1);
                     self.serve_alone();
-                    return Ok(Some(len));
+                    return Ok(Received::Request(len));
                 }
-                Step::Gone => return Ok(None),
+                Step::Gone => return Ok(Received::Gone),
                 Step::Empty => {
                     ready.clear_ready();
                     self.waiter.woken_in_vain();

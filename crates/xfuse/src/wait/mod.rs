@@ -22,7 +22,7 @@ use budget::Budget;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 /// How a session waits for requests.
@@ -66,6 +66,8 @@ pub(crate) struct WaitState {
     budget: Mutex<Budget>,
     tuning: Mutex<Tuning>,
     pub(crate) hot: hot::Hot,
+    /// Channels that stand in read(2): the kernel wakes one of them for each request, in turn.
+    pub(crate) standing: AtomicU32,
     pub(crate) callers: caller::Looker,
 }
 
@@ -97,6 +99,7 @@ impl WaitState {
             budget: Mutex::new(Budget::new(policy.cpu_budget, 0)),
             tuning: Mutex::new(tuning),
             hot: hot::Hot::default(),
+            standing: AtomicU32::new(0),
             callers: caller::Looker::default(),
         };
         state.set_mix(policy.mix);
