@@ -124,9 +124,10 @@ pub struct StorageIo {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(default)]
 pub struct ValorConfig {
-    /// Channel threads; 0 = one per CPU, at most 4.
+    /// Channel threads of the classic transport; 0 = one per CPU, at most 4.
     pub channels: usize,
-    /// How requests travel: `auto`, `classic` or `uring`.
+    /// How requests travel: `uring` (FUSE over io_uring), `classic` (`/dev/fuse`), or `auto`: io_uring where the kernel has
+    /// it switched on and the process may use all CPUs, else classic.
     pub transport: String,
     /// Over io_uring, threads of the kernel look for answers: lower latency for more CPU time.
     pub sqpoll: bool,

@@ -100,7 +100,8 @@ pub struct MountArgs {
     /// Main configuration from the defaults alone.
     #[arg(long, alias = "use_local_cfg")]
     pub use_local_cfg: bool,
-    /// How requests travel between the kernel and this process; `uring` is experimental. [config: valor.transport]
+    /// How requests travel between the kernel and this process: `uring` is FUSE over io_uring, which the kernel must have
+    /// switched on; `auto` is that where it is to be had, else `classic`. [config: valor.transport]
     #[arg(long, value_name = "auto|classic|uring")]
     pub transport: Option<xfuse::Transport>,
     /// Over io_uring, let threads of the kernel look for answers: lower latency for more CPU time.

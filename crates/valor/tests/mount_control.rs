@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Whatever the kernel offers.
+const CLASSIC: &str = "--mount-config=valor.transport=\"classic\"";
+
 /// Counters of all channels, summed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Waits {
@@ -45,7 +48,7 @@ fn requests(dir: &Path, count: usize) {
 
 #[test]
 fn the_mix_changes_on_a_live_mount() {
-    let mut cluster = Cluster::start(&[]);
+    let mut cluster = Cluster::start(&[CLASSIC]);
     let dir = cluster.mount().join("load");
     std::fs::create_dir(&dir).expect("mkdir");
     let first = report(&cluster);
@@ -101,7 +104,7 @@ fn changes_under_load_lose_nothing() {
 
 #[test]
 fn the_socket_is_private_and_refuses_nonsense() {
-    let mut cluster = Cluster::start(&["--mount-config=valor.mix=0.75"]);
+    let mut cluster = Cluster::start(&[CLASSIC, "--mount-config=valor.mix=0.75"]);
     let socket = cluster.data_dir().join("mount/control.sock");
     let mode = std::fs::symlink_metadata(&socket).expect("socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);

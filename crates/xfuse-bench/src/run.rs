@@ -30,7 +30,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     if sections.is_empty() && !baselines {
         return Err("no row has a name like that".into());
     }
-    let _uring = variants.iter().any(Variant::pins_itself).then(uring::Enabled::ask);
+    let _uring = variants.iter().any(Variant::wants_uring).then(uring::Enabled::ask);
     let mut report = Report::new(about(&plan));
     let stage = Stage { setup: &setup, plan: &plan, watchdog: Watchdog::start() };
     let mut longest = Duration::ZERO;

@@ -6,13 +6,15 @@
 //!
 //! # Transports
 //! [`Transport::Classic`]: each channel has a descriptor of `/dev/fuse`; one read(2) and one writev(2) per request.
-//! All channels share the kernel's list of requests. [`Transport::Uring`] (experimental; Linux 6.14, module parameter
+//! All channels share the kernel's list of requests. [`Transport::Uring`] (Linux 6.14, module parameter
 //! `enable_uring`): a queue for each CPU, served by a thread pinned to it, so that small requests need no wake-up of
 //! another CPU (it leaves that while data is read ahead, since then the caller goes on). Of several
 //! large transfers in one queue, some are handled by the threads of other queues that wait. Handlers read WRITE data in the memory that the queue shares with the kernel ([`Payload`]), and can make
 //! the answer to a READ there ([`Context::room`]); other answers are copied there. It falls back to classic where the
-//! kernel says no, and [`Session::transport`] tells why. [`Transport::Auto`] is classic at present.
-//! [`SessionBuilder::sqpoll`] has io_uring polled by threads of the kernel.
+//! kernel says no, and [`Session::transport`] tells why. A queue has 8 entries of `max_write` bytes (fewer on machines
+//! with many CPUs, see [`SessionBuilder::queue_depth`]), which take memory as far as requests have used them; and a
+//! thread, a ring and a runtime for each CPU that the kernel could have. [`Transport::Auto`], the default, is
+//! io_uring where all that is to be had, else classic. [`SessionBuilder::sqpoll`] has io_uring polled by threads of the kernel.
 //!
 //! # Waiting
 //! Waking a thread on another CPU costs more than all else in a small request. With a [`WaitPolicy`] that allows it, a

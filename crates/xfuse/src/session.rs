@@ -4,8 +4,8 @@ use crate::abi::{InHeader, InitFlags, Opcode, Pod};
 use crate::buffer::Pool;
 use crate::capability;
 use crate::channel::run::{self, Ends, Finish};
-use crate::channel::uring;
 use crate::channel::uring::start::{self, Worker};
+use crate::channel::uring::{self, choice};
 use crate::decode::{self, Shape};
 use crate::device;
 use crate::dispatch::{Lane, Port, Shared};
@@ -50,7 +50,7 @@ pub struct SessionBuilder<F> {
     on_channel_start: Option<StartHook>,
     wait: WaitPolicy,
     transport: Transport,
-    queue_depth: u16,
+    queue_depth: Option<u16>,
     sqpoll: bool,
     drain_timeout: Duration,
     fault: bool,
@@ -90,7 +90,7 @@ impl Session {
             on_channel_start: None,
             wait: WaitPolicy::default(),
             transport: Transport::Auto,
-            queue_depth: 8,
+            queue_depth: None,
             sqpoll: false,
             drain_timeout: DRAIN_TIMEOUT,
             fault: false,
@@ -151,10 +151,11 @@ impl<F: Filesystem> SessionBuilder<F> {
         self
     }
 
-    /// Entries of each io_uring queue (default 8, at most 64), that is requests of one CPU at a time. Each has a buffer
-    /// of `max_write` bytes.
+    /// Entries of each io_uring queue (at most 64), that is requests of one CPU at a time. Each has a buffer of
+    /// `max_write` bytes, whose pages take memory once a request has used them. Default: 8, fewer where all that would be
+    /// more than 512 MiB, but 2 at least.
     pub fn queue_depth(mut self, entries: u16) -> Self {
-        self.queue_depth = entries;
+        self.queue_depth = Some(entries);
         self
     }
 
@@ -235,7 +236,7 @@ impl<F: Filesystem> SessionBuilder<F> {
         }
         let uring = !workers.is_empty();
         if let (Some(reason), false) = (&fallback, uring) {
-            tracing::warn!(reason, "FUSE over io_uring is not used");
+            self.tell_why_not(reason);
         }
         let sqpoll = uring && workers.iter().all(|worker| worker.queue.is_polled());
         let transport = if uring { Transport::Uring } else { Transport::Classic };
@@ -300,10 +301,17 @@ impl<F: Filesystem> SessionBuilder<F> {
         })
     }
 
+    fn tell_why_not(&self, reason: &str) {
+        match self.transport {
+            Transport::Auto => tracing::info!(reason, "FUSE over io_uring is not used"),
+            _ => tracing::warn!(reason, "FUSE over io_uring is not used"),
+        }
+    }
+
     /// Threads with rings, if io_uring is wanted and possible as far as can be told before INIT; else why not.
     fn prepare_queues(&mut self, device: &Arc<OwnedFd>, can_abort: bool) -> (Vec<Worker>, Option<String>) {
         self.init.want = self.init.want - InitFlags::OVER_IO_URING;
-        if self.transport != Transport::Uring {
+        if self.transport == Transport::Classic {
             return (Vec::new(), None);
         }
         if !can_abort {
@@ -311,6 +319,9 @@ impl<F: Filesystem> SessionBuilder<F> {
                 Vec::new(),
                 Some("the session does not know its mount, which it may have to abort".into()),
             );
+        }
+        if let (Transport::Auto, Err(reason)) = (self.transport, choice::is_worthwhile()) {
+            return (Vec::new(), Some(reason));
         }
         let mut refused = None;
         let mut prepared = match self.sqpoll && self.refuse_sqpoll {
@@ -333,9 +344,7 @@ impl<F: Filesystem> SessionBuilder<F> {
 
     fn start_queues(&self, workers: &[Worker], negotiated: &Negotiated) -> Result<(), String> {
         if !negotiated.flags.contains(InitFlags::OVER_IO_URING) {
-            return Err("the kernel does not offer it; it takes Linux 6.14 and `echo Y > \
-                        /sys/module/fuse/parameters/enable_uring`"
-                .into());
+            return Err(choice::NOT_OFFERED.into());
         }
         start::register(workers, negotiated, self.queue_depth, self.fault)
     }
@@ -364,7 +373,10 @@ impl<F: Filesystem> SessionBuilder<F> {
             };
             let (port, room) = match worker {
                 // Handlers whose callers were let go keep their places, while their entries are used again.
-                Some(worker) => (Port::Queue(worker.queue.clone()), 16 * u32::from(self.queue_depth.max(1))),
+                Some(worker) => (
+                    Port::Queue(worker.queue.clone()),
+                    16 * u32::from(self.queue_depth.unwrap_or(choice::DEPTH).max(1)),
+                ),
                 None => (Port::Device, self.max_in_flight),
             };
             lanes.push(Arc::new(Lane { fd, port, stats, inflight: Inflight::new(room), wait }));

@@ -6,12 +6,14 @@ use std::str::FromStr;
 /// The wanted transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
-    /// What is never much behind: classic, at present. io_uring is ahead but for large data of many callers.
+    /// io_uring where that is to be had, else classic; [`InUse::fallback`] tells why. It takes a kernel whose
+    /// administrator has switched it on (`/sys/module/fuse/parameters/enable_uring`, which this crate never writes), a
+    /// process that may run on all CPUs, since every CPU has a queue with a thread, and enough file descriptors.
     #[default]
     Auto,
     /// read(2) and writev(2) on `/dev/fuse`.
     Classic,
-    /// FUSE over io_uring, if the kernel has it enabled; classic otherwise. Handlers run on threads pinned to a CPU, and
+    /// FUSE over io_uring, if the kernel has it enabled; classic otherwise, with a warning. Handlers run on threads pinned to a CPU, and
     /// threads that they start are pinned like them; which thread that is may change from request to request.
     Uring,
 }
@@ -51,7 +53,7 @@ pub struct InUse {
     pub transport: Transport,
     /// The kernel polls the rings of io_uring.
     pub sqpoll: bool,
-    /// Why it is not what was asked for.
+    /// Why it is not what was asked for, or why it is classic where the choice was free.
     pub fallback: Option<String>,
 }
 

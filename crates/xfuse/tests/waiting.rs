@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use xfuse::stats::WaitStats;
-use xfuse::{InitConfig, Mix, Session, WaitPolicy};
+use xfuse::{InitConfig, Mix, Session, Transport, WaitPolicy};
 
 /// The tests look at threads of the process, so they run one after the other.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -29,7 +29,7 @@ impl Mount {
         let init = InitConfig::default();
         let session = Session::builder(fs)
             .init(init)
-            .transport(xfuse::Transport::Classic)
+            .transport(Transport::Classic)
             .channels(CHANNELS)
             .wait(WaitPolicy { mix, cpu_budget: 1.0, ..WaitPolicy::default() })
             .mount(dir.path())

@@ -87,11 +87,8 @@ fn escaped(text: &str) -> String {
 
 fn settings_line(report: &Report) -> String {
     let chosen = if report.mix == "auto" { format!(" (chose {:.2})", report.share) } else { String::new() };
-    let fallback = report
-        .fallback
-        .as_ref()
-        .map(|reason| format!(" (not as asked for: {})", escaped(reason)))
-        .unwrap_or_default();
+    let fallback =
+        report.fallback.as_ref().map(|reason| format!(" ({})", escaped(reason))).unwrap_or_default();
     let sqpoll = if report.sqpoll { " with SQPOLL" } else { "" };
     format!(
         "{}: transport {}{sqpoll}{fallback}, mix {}{chosen}, window up to {} us, a wake-up costs {:.1} us",

@@ -118,6 +118,11 @@ impl Variant {
         matches!(self.kind, Kind::Xfuse(settings) if settings.is_uring())
     }
 
+    /// Whether it uses io_uring if it may.
+    pub fn wants_uring(&self) -> bool {
+        self.pins_itself() || self.name == AUTO
+    }
+
     /// Whether this mode differs from another one only for the file system given.
     pub fn is_for(&self, files: Files) -> bool {
         // Splicing is only for data that is in files.

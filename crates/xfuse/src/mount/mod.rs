@@ -200,7 +200,10 @@ fn ask(path: &Path) -> Option<rustix::io::Errno> {
     let deadline = Instant::now() + DYING;
     loop {
         match statx(CWD, path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS) {
-            Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) if Instant::now() < deadline => {
+            // ECANCELED is what a queue of io_uring fails with when its thread dies.
+            Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR | rustix::io::Errno::CANCELED)
+                if Instant::now() < deadline =>
+            {
                 std::thread::sleep(LOOK_AGAIN);
             }
             result => return result.err(),

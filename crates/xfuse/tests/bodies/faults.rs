@@ -468,8 +468,8 @@ fn a_killed_daemons_mount_is_recognised_and_cleared() {
     fs::write(dir.path().join("f"), b"lost").unwrap();
     first.kill().unwrap();
     first.wait().unwrap();
-    assert_eq!(errno(fs::metadata(dir.path())), Some(libc::ENOTCONN));
     assert_eq!(state(dir.path()).unwrap(), MountState::Stale);
+    assert_eq!(errno(fs::metadata(dir.path())), Some(libc::ENOTCONN));
     let mut second = start_daemon_over_stale(dir.path());
     assert!(!dir.path().join("f").exists());
     fs::write(dir.path().join("g"), b"served").unwrap();

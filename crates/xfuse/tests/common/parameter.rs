@@ -1,4 +1,4 @@
-//! The kernel module's parameter that allows io_uring: switched on for the test program, and back at its end.
+//! The kernel module's parameter that allows io_uring: set as a test program needs it, and back at its end.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,6 +10,7 @@ const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 static BEFORE: OnceLock<Option<String>> = OnceLock::new();
+static ENABLED: OnceLock<bool> = OnceLock::new();
 
 extern "C" fn restore() {
     if let Some(Some(before)) = BEFORE.get() {
@@ -19,11 +20,16 @@ extern "C" fn restore() {
 
 /// Allows io_uring until the program ends; false if the kernel has none.
 pub fn enable_uring() -> bool {
-    BEFORE.get_or_init(enable).is_some()
+    *ENABLED.get_or_init(|| set(true))
 }
 
-/// The value before.
-fn enable() -> Option<String> {
+/// Allows or forbids io_uring; false if the kernel has none.
+pub fn set(on: bool) -> bool {
+    BEFORE.get_or_init(hold).is_some() && fs::write(PARAMETER, if on { "Y" } else { "N" }).is_ok()
+}
+
+/// Keeps others from changing it. The value before.
+fn hold() -> Option<String> {
     if !Path::new(PARAMETER).exists() {
         eprintln!("skipped: needs Linux 6.14 with FUSE over io_uring");
         return None;
@@ -40,5 +46,5 @@ fn enable() -> Option<String> {
     let before = fs::read_to_string(PARAMETER).unwrap();
     // SAFETY: the handler only reads a static and writes a file.
     unsafe { libc::atexit(restore) };
-    fs::write(PARAMETER, "Y").ok().map(|()| before)
+    Some(before)
 }

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod bad_input;
+pub(crate) mod choice;
 mod entries;
 mod help;
 mod lent;

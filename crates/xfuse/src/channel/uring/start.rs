@@ -4,6 +4,7 @@
 //! every queue. The kernel begins when the last queue has one; until then it holds back all requests. If a queue fails,
 //! a registration that cannot be right makes the kernel return to classic and let the requests go.
 
+use super::choice;
 use super::place::Place;
 use super::queue::Queue;
 use crate::init::Negotiated;
@@ -46,25 +47,42 @@ impl Worker {
 
 /// CPUs that the kernel has queues for.
 pub(crate) fn possible_cpus() -> io::Result<u16> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    parse_cpus(&text).ok_or_else(|| io::Error::other("cannot read the list of possible CPUs"))
+    let all = cpus("/sys/devices/system/cpu/possible")?;
+    u16::try_from(all.len()).map_err(io::Error::other)
 }
 
-/// Number of CPUs in a list like `0-3,8`.
-fn parse_cpus(text: &str) -> Option<u16> {
-    let mut count = 0u16;
+/// CPUs that requests can come from at present.
+fn online_cpus() -> io::Result<Vec<u16>> {
+    cpus("/sys/devices/system/cpu/online")
+}
+
+fn cpus(list: &str) -> io::Result<Vec<u16>> {
+    let text = std::fs::read_to_string(list)?;
+    parse_cpus(&text).ok_or_else(|| io::Error::other(format!("{list}: no list of CPUs")))
+}
+
+/// The CPUs in a list like `0-3,8`.
+fn parse_cpus(text: &str) -> Option<Vec<u16>> {
+    let mut all = Vec::new();
     for range in text.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
-        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+        if last < first {
+            return None;
+        }
+        all.extend(first..=last);
     }
-    Some(count)
+    Some(all)
 }
 
 /// Makes a thread with a ring for every queue, `polled` by the kernel or not. Nothing of the connection has changed if this
 /// fails.
-pub(crate) fn prepare(device: &Arc<OwnedFd>, depth: u16, polled: bool) -> Result<Vec<Worker>, String> {
-    let depth = depth.clamp(1, MAX_DEPTH);
+pub(crate) fn prepare(
+    device: &Arc<OwnedFd>,
+    depth: Option<u16>,
+    polled: bool,
+) -> Result<Vec<Worker>, String> {
+    let depth = depth.unwrap_or(choice::DEPTH).clamp(1, MAX_DEPTH);
     let count = possible_cpus().map_err(|error| error.to_string())?;
     (0..count).map(|qid| worker(device, qid, depth, polled)).collect()
 }
@@ -93,7 +111,7 @@ fn worker(device: &Arc<OwnedFd>, qid: u16, depth: u16, polled: bool) -> Result<W
 pub(crate) fn register(
     workers: &[Worker],
     negotiated: &Negotiated,
-    depth: u16,
+    wanted: Option<u16>,
     fault: bool,
 ) -> Result<(), String> {
     let pages = negotiated.max_pages as usize * crate::init::PAGE_SIZE as usize;
@@ -114,7 +132,11 @@ pub(crate) fn register(
         break;
     }
     let Some(reason) = failed else {
-        for worker in workers {
+        let online = online_cpus().unwrap_or_default();
+        let depth = wanted.unwrap_or_else(|| choice::depth(online.len(), payload));
+        // The queue of a CPU that may never be there gets no more than it must have, unless the number was set.
+        let is_used = |worker: &Worker| wanted.is_some() || online.contains(&worker.queue.qid());
+        for worker in workers.iter().filter(|worker| is_used(worker)) {
             worker.run({
                 let queue = worker.queue.clone();
                 move || more_entries(&queue, payload, depth)
@@ -145,13 +167,14 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "looks at the system")]
-    fn cpu_lists_are_counted() {
-        assert_eq!(parse_cpus("0-1\n"), Some(2));
-        assert_eq!(parse_cpus("0"), Some(1));
-        assert_eq!(parse_cpus("0-3,8,10-11"), Some(7));
-        for bad in ["", "a", "3-1", "0-65535"] {
+    fn cpu_lists_are_read() {
+        assert_eq!(parse_cpus("0-1\n"), Some(vec![0, 1]));
+        assert_eq!(parse_cpus("0"), Some(vec![0]));
+        assert_eq!(parse_cpus("0-2,8,10-11"), Some(vec![0, 1, 2, 8, 10, 11]));
+        for bad in ["", "a", "3-1", "0-65536"] {
             assert_eq!(parse_cpus(bad), None, "{bad}");
         }
-        assert!(possible_cpus().unwrap() > 0);
+        let online = online_cpus().unwrap().len();
+        assert!(online > 0 && usize::from(possible_cpus().unwrap()) >= online);
     }
 }
