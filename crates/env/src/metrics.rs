@@ -89,7 +89,7 @@ table! {
     STORAGE_RESYNC_RUNS = "valor_storage_resync_runs_total", Counter, "1", "Attempts to fill a successor, by result.";
     FUSE_REQUESTS = "valor_fuse_requests_total", Counter, "1", "Requests of the kernel answered, by operation.";
     FUSE_ERRORS = "valor_fuse_errors_total", Counter, "1", "Requests of the kernel answered with an error, by operation.";
-    FUSE_LATENCY = "valor_fuse_latency_seconds", Gauge, "seconds", "From request read to reply ready since the start, by operation and quantile.";
+    FUSE_LATENCY = "valor_fuse_latency_seconds", Gauge, "seconds", "From request read to reply ready since the start, of one request in 8, by operation and quantile.";
     FUSE_IN_FLIGHT = "valor_fuse_requests_in_flight", Gauge, "1", "Requests of the kernel being handled.";
     FUSE_PANICS = "valor_fuse_panics_total", Counter, "1", "Handlers of requests that panicked.";
     FUSE_MALFORMED = "valor_fuse_malformed_requests_total", Counter, "1", "Requests of the kernel that could not be decoded.";

@@ -9,6 +9,13 @@ use std::io::{self, IoSlice};
 pub const DEVICE: &str = "/dev/fuse";
 /// Most segments of one reply beside its header.
 pub(crate) const MAX_PARTS: usize = 65;
+/// Replies up to this size go in one piece. The kernel pins the memory of every segment, which costs it more than copying
+/// that much takes here.
+const JOINED: usize = 256;
+
+/// A reply in one piece, which does not cross a page.
+#[repr(align(256))]
+struct Joined([u8; JOINED]);
 
 /// Opens the device; the descriptor is of no use before a mount or a clone gives it a connection.
 pub(crate) fn open() -> io::Result<OwnedFd> {
@@ -51,7 +58,7 @@ pub(crate) fn wait_readable(fd: &OwnedFd, timeout: std::time::Duration) -> io::R
     }
 }
 
-/// Writes a header and its parts in one writev(2). `error` is 0, a negated errno, or a notification code.
+/// Writes a header and its parts in one system call. `error` is 0, a negated errno, or a notification code.
 pub(crate) fn send(fd: impl AsFd, unique: u64, error: i32, parts: &[IoSlice<'_>]) -> io::Result<()> {
     debug_assert!(parts.len() <= MAX_PARTS);
     let payload: usize = parts.iter().map(|part| part.len()).sum();
@@ -60,6 +67,15 @@ pub(crate) fn send(fd: impl AsFd, unique: u64, error: i32, parts: &[IoSlice<'_>]
     let head = IoSlice::new(header.as_bytes());
     let written = match parts {
         [] => rustix::io::write(fd, header.as_bytes())?,
+        _ if len as usize <= JOINED => {
+            let mut joined = Joined([0; JOINED]);
+            let mut at = 0;
+            for part in std::iter::once(header.as_bytes()).chain(parts.iter().map(|part| &**part)) {
+                joined.0[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            }
+            rustix::io::write(fd, &joined.0[..at])?
+        }
         [part] => rustix::io::writev(fd, &[head, *part])?,
         _ => {
             let mut list = [IoSlice::new(&[]); MAX_PARTS + 1];

@@ -109,7 +109,8 @@ struct Job<F> {
     request: RequestBytes,
     cx: Context,
     route: Route,
-    started: Instant,
+    /// If its latency is measured.
+    started: Option<Instant>,
 }
 
 /// Answers one request on its channel.
@@ -253,10 +254,14 @@ impl<F: Filesystem> Job<F> {
         });
     }
 
+    fn record(&self, failed: bool) {
+        self.lane.stats.record(self.opcode, self.started.map(|started| started.elapsed()), failed);
+    }
+
     fn answer<T: Reply>(&self, outcome: Result<T, Errno>) {
         let unique = self.header.unique;
         // Before the reply, so that a caller who has got it finds it counted.
-        self.lane.stats.record(self.opcode, self.started.elapsed(), outcome.is_err());
+        self.record(outcome.is_err());
         match outcome {
             Ok(reply) => {
                 let sent = reply.reply(&Replier { lane: &self.lane, route: &self.route, unique });
@@ -293,12 +298,12 @@ pub(crate) fn dispatch<F: Filesystem>(
     slot: SlotGuard,
     route: Route,
 ) {
-    dispatch_at(Instant::now(), shared, lane, request, slot, route);
+    dispatch_at(None, shared, lane, request, slot, route);
 }
 
-/// The same for a request that was read at `started`.
+/// The same for a request that was read at `started`, if that is known.
 pub(crate) fn dispatch_at<F: Filesystem>(
-    started: Instant,
+    started: Option<Instant>,
     shared: &Arc<Shared<F>>,
     lane: &Arc<Lane>,
     request: RequestBytes,
@@ -316,6 +321,7 @@ pub(crate) fn dispatch_at<F: Filesystem>(
         tracing::debug!(opcode = header.opcode, "unknown operation");
         return lane.send_error(&route, header.unique, Errno::ENOSYS);
     };
+    let started = lane.stats.begin(opcode).then(|| started.unwrap_or_else(Instant::now));
     let mut cx = Context::new(&header, groups, slot);
     if opcode == Opcode::Read {
         cx = cx.with_rooms(rooms(shared, &route));
@@ -449,7 +455,7 @@ fn forget<F: Filesystem>(job: &Job<F>) {
             tracing::error!(%error, "malformed forget");
         }
     }
-    job.lane.stats.record(job.opcode, job.started.elapsed(), false);
+    job.record(false);
 }
 
 fn notify_reply<F: Filesystem>(job: &Job<F>) {

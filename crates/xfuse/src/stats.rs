@@ -1,4 +1,7 @@
 //! Counters and latency histograms, per operation, kept per channel so that channels do not share cache lines.
+//!
+//! Counts are exact. Latencies are those of every [`SAMPLED`]th request of an operation on a channel: reading the clock
+//! costs more than everything else here.
 
 use crate::abi::Opcode;
 use crate::abi::opcode_slots;
@@ -10,8 +13,12 @@ use std::time::Duration;
 /// Histogram buckets: four per power of two, from 256 ns to 2^40 ns (18 minutes).
 const BUCKETS: usize = 4 * 32 + 1;
 
+/// One in this many requests has its latency measured, the first of each operation on a channel included.
+pub const SAMPLED: u64 = 8;
+
 #[derive(Debug)]
 struct OperationCounters {
+    begun: AtomicU64,
     count: AtomicU64,
     errors: AtomicU64,
     nanos: AtomicU64,
@@ -22,6 +29,7 @@ impl Default for OperationCounters {
     fn default() -> Self {
         let zero = AtomicU64::default;
         OperationCounters {
+            begun: zero(),
             count: zero(),
             errors: zero(),
             nanos: zero(),
@@ -97,13 +105,23 @@ impl ChannelStats {
         }
     }
 
-    pub(crate) fn record(&self, opcode: Opcode, latency: Duration, failed: bool) {
+    /// A request begins. True if its latency is to be measured.
+    pub(crate) fn begin(&self, opcode: Opcode) -> bool {
+        self.operations[opcode.index()].begun.fetch_add(1, Relaxed).is_multiple_of(SAMPLED)
+    }
+
+    /// A request ends, after this time if that was measured.
+    pub(crate) fn record(&self, opcode: Opcode, latency: Option<Duration>, failed: bool) {
         let counters = &self.operations[opcode.index()];
-        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         counters.count.fetch_add(1, Relaxed);
-        counters.errors.fetch_add(u64::from(failed), Relaxed);
-        counters.nanos.fetch_add(nanos, Relaxed);
-        counters.latency[bucket(nanos)].fetch_add(1, Relaxed);
+        if failed {
+            counters.errors.fetch_add(1, Relaxed);
+        }
+        if let Some(latency) = latency {
+            let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+            counters.nanos.fetch_add(nanos, Relaxed);
+            counters.latency[bucket(nanos)].fetch_add(1, Relaxed);
+        }
     }
 }
 
@@ -181,15 +199,25 @@ pub struct OperationStats {
     pub count: u64,
     /// Of these, with an error.
     pub errors: u64,
-    /// Time from reading the request until the reply is ready, summed.
+    /// Time from reading the request until the reply is ready, summed over the requests that were measured.
     pub total: Duration,
     buckets: Vec<u64>,
 }
 
 impl OperationStats {
-    /// A latency that the given share (0 to 1) of requests did not exceed, to within a quarter of its power of two.
+    /// Requests whose latency was measured: one in [`SAMPLED`].
+    pub fn measured(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Mean latency of the requests that were measured.
+    pub fn mean(&self) -> Duration {
+        Duration::from_nanos((self.total.as_nanos() / u128::from(self.measured().max(1))) as u64)
+    }
+
+    /// A latency that the given share (0 to 1) of measured requests did not exceed, to within a quarter of its power of two.
     pub fn quantile(&self, share: f64) -> Duration {
-        let rank = (self.count as f64 * share).ceil() as u64;
+        let rank = (self.measured() as f64 * share).ceil() as u64;
         let mut seen = 0;
         for (index, count) in self.buckets.iter().enumerate() {
             seen += count;
@@ -288,6 +316,22 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_exact_and_latencies_those_of_a_sample() {
+        let channel = ChannelStats::new();
+        for number in 0..80u64 {
+            let measured = channel.begin(Opcode::Read);
+            assert_eq!(measured, number % SAMPLED == 0);
+            channel.record(Opcode::Read, measured.then_some(Duration::from_micros(10)), number % 10 == 0);
+        }
+        let pool = crate::buffer::Pool::new(1 << 12, 1);
+        let stats = Stats::new(vec![(Arc::new(channel), Inflight::new(1))], 1, pool);
+        let read = stats.snapshot().operation(Opcode::Read).cloned().unwrap();
+        assert_eq!((read.count, read.errors, read.measured()), (80, 8, 10));
+        assert_eq!((read.mean(), read.total), (Duration::from_micros(10), Duration::from_micros(100)));
+        assert!(read.quantile(0.5) >= read.mean() && read.quantile(0.01) == read.quantile(1.0));
+    }
 
     #[test]
     fn buckets_are_ordered_and_hold_their_values() {

@@ -106,6 +106,11 @@ fn replies_have_the_kernels_form() {
     assert_eq!(kernel.call(Opcode::Lookup, b"\0").0, -libc::EINVAL, "empty name");
     assert_eq!(kernel.call(Opcode::Getattr, &[0; 16]).0, -libc::ENOSYS);
     assert_eq!(kernel.call(Opcode::Getattr, &[0; 15]).0, -libc::EINVAL, "truncated");
+    // In one piece, and in several.
+    for size in [5, 79, 80, 81, 90] {
+        let read = abi::ReadIn { size, ..Default::default() };
+        assert_eq!(kernel.call(Opcode::Read, read.as_bytes()), (0, b"abc".repeat(size as usize)));
+    }
     let read = abi::ReadIn { size: 150, ..Default::default() };
     let (error, body) = kernel.call(Opcode::Read, read.as_bytes());
     assert_eq!((error, body), (0, b"abc".repeat(150)), "more segments than one writev takes");

@@ -167,6 +167,7 @@ fn show(report: &Report, last: Option<&Report>, interval: u64, refresh: bool) ->
         ]);
     }
     table.print(false);
+    println!("Latencies are those of one request in {}.", xfuse::stats::SAMPLED);
     std::io::stdout().flush().map_err(|error| error.to_string())
 }
 

@@ -87,7 +87,7 @@ impl Report {
             name: operation.opcode.name().to_owned(),
             count: operation.count,
             errors: operation.errors,
-            mean_us: micros(operation.total) / operation.count.max(1) as f64,
+            mean_us: micros(operation.mean()),
             p50_us: micros(operation.quantile(0.5)),
             p99_us: micros(operation.quantile(0.99)),
         });

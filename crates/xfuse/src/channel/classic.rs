@@ -216,7 +216,7 @@ impl<F: Filesystem> Channel<'_, F> {
 
     /// Handles the request in the buffer, which came at `started`, and sees to it that there is another buffer, if there is one.
     fn dispatch(&mut self, len: usize, slot: SlotGuard, started: Instant) -> io::Result<()> {
-        let (shared, lane, started) = (self.shared, self.lane, started.into());
+        let (shared, lane, started) = (self.shared, self.lane, Some(started.into()));
         self.buffer.set_filled(len);
         self.waiter.look_at_caller(caller(self.buffer.request()));
         if len <= SMALL {
