@@ -2,9 +2,10 @@
 //!
 //! All channels share the kernel's list of requests, and whoever watches the device is woken for each request, at the
 //! cost of the caller: on another CPU such a wake-up costs more than the request itself. So once a channel gets its
-//! requests by spinning time and again, or one at a time, the others stop watching. They look again every few
-//! milliseconds and go back to watching as soon as no request came meanwhile, so that a handler that keeps its thread
-//! busy delays others by no more than that, and an idle connection has no timers.
+//! requests by spinning time and again, or one at a time, the others stop watching. They look again after
+//! a few milliseconds, then less and less often, and go back to watching as soon as no request came meanwhile. So a handler
+//! that keeps its thread busy delays others by no more than twice [`LOOK_AT_LAST`], looking costs next to nothing, and an idle
+//! connection has no timers.
 
 use crate::sync::Ordering::Relaxed;
 use crate::sync::{AtomicU64, Notify, timeout};
@@ -13,8 +14,10 @@ use std::time::Duration;
 const NOBODY: u32 = u32::MAX;
 /// Spins in a row that met a request, after which the others step aside.
 pub(super) const SETTLED: u32 = 16;
-/// How often a channel that does not watch looks whether the one that serves alone still does.
+/// When a channel that does not watch looks whether the one that serves alone still does. The time doubles with each look
+/// that finds it serving, up to the last.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
+pub(super) const LOOK_AT_LAST: Duration = Duration::from_millis(40);
 
 /// The place of the channel that serves alone.
 #[derive(Debug)]
@@ -125,6 +128,7 @@ impl Hot {
 
     /// Waits while another channel serves alone.
     pub(crate) async fn while_other(&self, channel: usize) {
+        let mut pause = LOOK_AGAIN;
         while self.is_other(channel) {
             let beat = self.beat.load(Relaxed);
             // Before the look: a settled holder that leaves after it is not missed.
@@ -133,10 +137,15 @@ impl Hot {
             if !place.is_other(channel) {
                 return;
             }
-            if timeout(LOOK_AGAIN, left).await.is_err() && self.beat.load(Relaxed) == beat {
+            if timeout(pause, left).await.is_ok() {
+                pause = LOOK_AGAIN;
+                continue;
+            }
+            if self.beat.load(Relaxed) == beat {
                 self.leave(place.holder as usize);
                 return;
             }
+            pause = (2 * pause).min(LOOK_AT_LAST);
         }
     }
 }

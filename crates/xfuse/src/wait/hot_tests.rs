@@ -1,6 +1,10 @@
 //! The place of the channel that serves alone.
 
 use super::hot::*;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use tokio::time::{Duration, Instant, sleep};
 
 #[tokio::test(start_paused = true)]
 async fn others_wait_while_one_polls_and_no_longer() {
@@ -25,4 +29,35 @@ async fn others_wait_while_one_polls_and_no_longer() {
     let started = tokio::time::Instant::now();
     tokio::join!(polling, hot.while_other(1));
     assert!(started.elapsed() >= 10 * LOOK_AGAIN, "waited while it polled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stepped_aside_looks_less_and_less_often_but_never_rarely() {
+    const SERVING: Duration = Duration::from_secs(2);
+    let hot = Arc::new(Hot::default());
+    assert!(hot.take(0));
+    hot.settle(0);
+    let started = Instant::now();
+    let holder = tokio::spawn({
+        let hot = hot.clone();
+        async move {
+            while started.elapsed() < SERVING {
+                sleep(Duration::from_millis(1)).await;
+                assert!(hot.take(0));
+            }
+            // From now on a handler keeps its thread busy.
+        }
+    });
+    let mut looks = 0;
+    let mut waiting = pin!(hot.while_other(1));
+    poll_fn(|task| {
+        looks += 1;
+        waiting.as_mut().poll(task)
+    })
+    .await;
+    assert!(holder.is_finished() && !hot.is_held_by(0));
+    let late = started.elapsed() - SERVING;
+    assert!(late <= 2 * LOOK_AT_LAST + LOOK_AGAIN, "{late:?}");
+    let most = 6 + SERVING.as_millis() / LOOK_AT_LAST.as_millis();
+    assert!(looks <= most, "{looks} looks, where {most} are enough");
 }
