@@ -67,7 +67,7 @@ struct Stage<'a> {
 
 fn take_turn(variant: Variant, sections: &[Section], stage: &Stage<'_>, report: &mut Report) {
     let mut idle = wait_for_quiet(stage.plan.brief);
-    for section in sections.iter().filter(|section| variant.is_for(section.files)) {
+    for section in sections.iter().filter(|section| variant.takes_part(section)) {
         let (ticks, own) = (Ticks::now(), cpu::own_time());
         let served = run_section(variant, section, stage, report);
         let now = Ticks::now();

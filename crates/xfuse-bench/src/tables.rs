@@ -1,8 +1,8 @@
 //! The report as Markdown and as a bar chart.
 
 use crate::report::{Head, Median, Report};
-use crate::rows::{PIPE_SAME, Unit};
-use crate::servers::{AUTO, Library, Variant};
+use crate::rows::{PIPE_SAME, SAME_CPU, Unit};
+use crate::servers::{AUTO, BARE, Library, Variant};
 use resvg::{tiny_skia, usvg};
 use std::fmt::Write as _;
 
@@ -30,6 +30,7 @@ pub fn markdown(report: &Report) -> String {
     introduction(report, &mut out);
     compared(report, &mut out);
     goals(report, &mut out);
+    floor(report, &mut out);
     out.push_str("\n## Every server\n\nMedians; `~` where every round was on a busy machine.\n\n");
     wide(report, &mut out, true, |median| show(median.value) + mark(median));
     out.push_str("\n99th percentile of latency, µs:\n\n");
@@ -176,6 +177,26 @@ fn goals(report: &Report, out: &mut String) {
     }
 }
 
+/// What no server can go below, and how far above it xfuse is.
+fn floor(report: &Report, out: &mut String) {
+    let pipe = report.baseline_median(PIPE_SAME).map(|median| median.value);
+    let show = |value: Option<f64>| value.map_or_else(|| "-".into(), show);
+    let mut rows = String::new();
+    for head in report.heads.iter().filter(|head| head.name.starts_with(SAME_CPU)) {
+        let Some(bare) = report.median(&head.name, BARE).map(|median| median.value) else { continue };
+        let ours = report.best(head, Library::Xfuse).map(|(_, median)| median.value / bare);
+        let over = pipe.filter(|_| !head.name.contains("gap")).map(|pipe| bare / pipe);
+        let _ = writeln!(rows, "| {} | {} | {} | {} |", head.name, show(Some(bare)), show(ours), show(over));
+    }
+    if !rows.is_empty() {
+        let _ = write!(
+            out,
+            "\n## The floor\n\n`{BARE}` only reads requests and writes prepared answers: the rest is the kernel's. It is no \
+             peer.\n\n| row | {BARE}, µs | xfuse : {BARE} | {BARE} : pipe |\n|---|---|---|---|\n{rows}"
+        );
+    }
+}
+
 /// The largest of the peers' advantages over xfuse, by a ratio that is above 1 where xfuse is ahead.
 fn worst(report: &Report, head: &Head, ratio: fn(&Report, &Head, Library) -> Option<f64>) -> Option<f64> {
     let reciprocals = Library::PEERS.iter().filter_map(|peer| Some(1.0 / ratio(report, head, *peer)?));
@@ -297,6 +318,8 @@ mod tests {
             put(&mut report, "B1 other CPU: fstat", Unit::Us, server, latency, true);
             put(&mut report, "B2 create x1", Unit::OpsPerSecond, server, rate, true);
         }
+        put(&mut report, "B1 same CPU: fstat", Unit::Us, "bare", 5.0, true);
+        put(&mut report, "B1 same CPU: fstat", Unit::Us, "xfuse-1", 6.0, true);
         report.baseline(PIPE_SAME, Unit::Us, true, Err("no pipes left".into()));
         let text = markdown(&report);
         assert!(
@@ -313,6 +336,8 @@ mod tests {
         );
         assert!(text.contains("| B2 create x1, best peer over xfuse | 1 | 0.33 | reached |"), "{text}");
         assert!(text.contains("no pipes left"), "{text}");
+        assert!(text.contains("| B1 same CPU: fstat | 5.00 | 1.20 | - |"), "{text}");
+        assert!(!text.contains("5.00 (bare)"), "no peer: {text}");
         assert!(plot(&report).unwrap().starts_with(b"\x89PNG"));
     }
 }

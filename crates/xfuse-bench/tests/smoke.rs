@@ -39,3 +39,28 @@ fn every_library_serves() {
     assert!(read("plot.png").starts_with(b"\x89PNG"));
     assert!(String::from_utf8_lossy(&read("table.md")).contains("## Goals"));
 }
+
+#[test]
+fn the_floor_is_measured_and_is_no_peer() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        eprintln!("skipped: needs root and /dev/fuse");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_xfuse-bench"))
+        .args(["--quick", "--rounds", "1", "--rows", "B1 same CPU", "--servers", "bare,xfuse-1"])
+        .arg("--dir")
+        .arg(dir.path().join("run"))
+        .arg("--results")
+        .arg(dir.path().join("results"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let table = std::fs::read_to_string(dir.path().join("results/table.md")).unwrap();
+    let floor = table.split("## The floor").nth(1).unwrap_or_else(|| panic!("{said}\n{table}"));
+    for op in ["pread 4 KiB", "fstat", "pwrite 4 KiB"] {
+        assert!(floor.contains(&format!("| B1 same CPU: {op} | ")), "{table}");
+    }
+    assert!(!table.contains("(bare)") && !table.contains("## Failures"), "{said}\n{table}");
+}

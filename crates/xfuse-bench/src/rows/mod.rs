@@ -106,13 +106,16 @@ pub struct Section {
     pub rows: Vec<Row>,
 }
 
+/// The section where server and client share a CPU.
+pub const SAME_CPU: &str = "B1 same CPU";
+
 /// All rows but the baselines.
 pub fn sections(plan: &Plan) -> Vec<Section> {
     let same = latency_rows("same CPU", false, plan.brief);
     let other = latency_rows("other CPU", true, plan.brief);
     let section = |title, files, cpu, rows| Section { title, files, cpu, rows };
     vec![
-        section("B1 same CPU", Files::Memory, Ok(Some(plan.cpus.client)), same),
+        section(SAME_CPU, Files::Memory, Ok(Some(plan.cpus.client)), same),
         section("B1 other CPU", Files::Memory, plan.cpus.other.map(Some).ok_or("needs two CPUs"), other),
         section("B2", Files::Tree, Ok(None), tree_rows()),
         section("B3, B5", Files::Memory, Ok(None), load_rows(plan)),

@@ -24,7 +24,8 @@ pub const MEMORY_BYTES: u64 = (PAGES * PAGE) as u64;
 /// Largest request of [`Memory`].
 pub const PAGE: usize = 4096;
 const PAGES: usize = 1024;
-const FILE: u64 = 2;
+/// Inode number of that file.
+pub const FILE: u64 = 2;
 
 /// An errno or success.
 pub type Result<T> = std::result::Result<T, Errno>;

@@ -1,6 +1,7 @@
 //! The servers that are compared: what there is, starting one as a process of its own, and ending it.
 
 mod backend;
+mod bare;
 mod on_backend_rs;
 mod on_fuser;
 mod on_libfuse;
@@ -12,6 +13,7 @@ pub use on_libfuse::build as build_libfuse;
 pub use on_libfuse::version as libfuse_version;
 pub use process::{Running, ServeArgs, Setup, open_client, serve};
 
+use crate::rows::{SAME_CPU, Section};
 use on_libfuse::Options;
 use on_xfuse::Settings;
 
@@ -31,6 +33,8 @@ pub enum Library {
     Libfuse,
     Fuser,
     BackendRs,
+    /// None: what the kernel alone takes. Not a peer.
+    None,
 }
 
 impl Library {
@@ -42,6 +46,7 @@ impl Library {
             Library::Libfuse => "libfuse",
             Library::Fuser => "fuser",
             Library::BackendRs => "fuse-backend-rs",
+            Library::None => "none",
         }
     }
 }
@@ -60,10 +65,14 @@ enum Kind {
     Libfuse { threads: usize, options: Options },
     Fuser { threads: usize, clone_fd: bool },
     BackendRs { threads: usize },
+    Bare,
 }
 
 /// The mode in which xfuse chooses everything itself.
 pub const AUTO: &str = "xfuse-auto";
+
+/// The floor: a server that does nothing but read requests and write prepared answers.
+pub const BARE: &str = "bare";
 
 /// Points between the ends of the mix; only measured when asked for by name.
 pub const MORE_VARIANTS: &[Variant] = &[
@@ -92,6 +101,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "fuser-clone", kind: Kind::Fuser { threads: 4, clone_fd: true } },
     Variant { name: "fbrs-1", kind: Kind::BackendRs { threads: 1 } },
     Variant { name: "fbrs-4", kind: Kind::BackendRs { threads: 4 } },
+    Variant { name: BARE, kind: Kind::Bare },
 ];
 
 impl Variant {
@@ -110,6 +120,7 @@ impl Variant {
             Kind::Libfuse { .. } => Library::Libfuse,
             Kind::Fuser { .. } => Library::Fuser,
             Kind::BackendRs { .. } => Library::BackendRs,
+            Kind::Bare => Library::None,
         }
     }
 
@@ -123,10 +134,19 @@ impl Variant {
         self.pins_itself() || self.name == AUTO
     }
 
-    /// Whether this mode differs from another one only for the file system given.
+    /// Whether this mode can serve the file system given, and differs from others there.
     pub fn is_for(&self, files: Files) -> bool {
-        // Splicing is only for data that is in files.
-        !matches!((self.kind, files), (Kind::Libfuse { options: Options::Splice, .. }, Files::Memory))
+        match self.kind {
+            // Splicing is only for data that is in files.
+            Kind::Libfuse { options: Options::Splice, .. } => files == Files::Tree,
+            Kind::Bare => files == Files::Memory,
+            _ => true,
+        }
+    }
+
+    /// Whether it takes part in a section: the floor is only of interest where nothing else adds to it.
+    pub fn takes_part(&self, section: &Section) -> bool {
+        self.is_for(section.files) && (self.name != BARE || section.title == SAME_CPU)
     }
 }
 

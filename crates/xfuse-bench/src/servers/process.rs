@@ -1,7 +1,7 @@
 //! A server as a child process: pinned, mounted, watched, ended.
 
 use super::backend::{Backend, Memory, Tree};
-use super::{Files, Kind, Variant, on_backend_rs, on_fuser, on_xfuse};
+use super::{Files, Kind, Variant, bare, on_backend_rs, on_fuser, on_xfuse};
 use crate::cpu;
 use crate::watchdog::Watchdog;
 use rustix::fs::OFlags;
@@ -68,6 +68,7 @@ fn serve_backend<B: Backend>(variant: Variant, backend: B, mountpoint: &Path) ->
         Kind::Xfuse(settings) => on_xfuse::serve(backend, mountpoint, settings),
         Kind::Fuser { threads, clone_fd } => on_fuser::serve(backend, mountpoint, threads, clone_fd),
         Kind::BackendRs { threads } => on_backend_rs::serve(backend, mountpoint, threads),
+        Kind::Bare => bare::serve(mountpoint),
         Kind::Libfuse { .. } => Err("libfuse has a program of its own".into()),
     }
 }
