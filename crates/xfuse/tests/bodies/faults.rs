@@ -306,6 +306,35 @@ fn abort_fails_what_is_waiting() {
 }
 
 #[test]
+fn an_ended_session_touches_no_later_mount() {
+    if !can_mount() {
+        return;
+    }
+    for by_abort in [false, true] {
+        let mut m = mount_with(Faulty::default(), 2);
+        let first = m.session.take().unwrap();
+        if by_abort {
+            first.abort().unwrap();
+        } else {
+            assert_eq!(first.unmount().unwrap(), Unmounted::Clean);
+        }
+        eventually("the end of the connection", || first.is_gone());
+        eventually("the end of the session", || first.is_ended());
+        first.wait();
+        // It has the path, and most likely the number, that the first connection had.
+        let second = xfuse::Session::builder(Faulty::default()).mount(m.dir.path()).unwrap();
+        assert_eq!(first.abort().unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(first.unmount().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        drop(first);
+        assert!(!second.is_gone());
+        assert_eq!(fs::read(m.path("plain")).unwrap().len(), SIZE as usize);
+        second.unmount().unwrap();
+        eventually("the end of the second session", || second.is_ended());
+        second.wait();
+    }
+}
+
+#[test]
 fn a_busy_mount_is_detached_and_ends_with_its_last_user() {
     if !can_mount() {
         return;
