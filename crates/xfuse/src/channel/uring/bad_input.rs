@@ -28,21 +28,21 @@ const SHAPE: Shape = Shape { setxattr_ext: true };
 const PAYLOAD: usize = 256 << 10;
 
 /// Offers no operation: whatever can be decoded is answered with ENOSYS.
-struct Nothing;
+pub(super) struct Nothing;
 
 impl Filesystem for Nothing {}
 
-struct Served {
-    shared: Arc<Shared<Nothing>>,
-    lane: Arc<Lane>,
-    queue: Arc<Queue>,
-    index: u16,
-    area: Arc<Area>,
+pub(super) struct Served {
+    pub(super) shared: Arc<Shared<Nothing>>,
+    pub(super) lane: Arc<Lane>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) index: u16,
+    pub(super) area: Arc<Area>,
 }
 
 impl Served {
     /// A queue whose device completes every command at once; nothing if there is no io_uring here.
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let null = |flags| rustix::fs::open("/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
         let device: Arc<OwnedFd> = Arc::new(null(OFlags::RDWR).unwrap());
         let queue = Queue::new(device.clone(), 0, 1, Place::pin(u16::MAX))

@@ -10,6 +10,8 @@ mod bad_input;
 pub(crate) mod choice;
 mod entries;
 mod help;
+#[cfg(test)]
+mod late_interrupts;
 mod lent;
 mod memory;
 mod place;
