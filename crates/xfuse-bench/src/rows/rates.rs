@@ -33,7 +33,7 @@ pub fn rate(per_second: u32, server: &Running<'_>, plan: &Plan) -> Result<Sample
         let mut client = Client::open(server)?;
         client.run(Op::Read)?;
         // What the opening set in motion shall be over.
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(150));
         let slept = server.sleeps();
         let (own, served) = (cpu::thread_time(), server.cpu_time());
         let started = Instant::now();
