@@ -28,9 +28,14 @@ pub fn set(on: bool) -> bool {
     BEFORE.get_or_init(hold).is_some() && fs::write(PARAMETER, if on { "Y" } else { "N" }).is_ok()
 }
 
+/// Whether the kernel has FUSE over io_uring.
+pub fn exists() -> bool {
+    Path::new(PARAMETER).exists()
+}
+
 /// Keeps others from changing it. The value before.
 fn hold() -> Option<String> {
-    if !Path::new(PARAMETER).exists() {
+    if !exists() {
         eprintln!("skipped: needs Linux 6.14 with FUSE over io_uring");
         return None;
     }
