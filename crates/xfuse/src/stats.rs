@@ -334,6 +334,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic only, and slow")]
     fn buckets_are_ordered_and_hold_their_values() {
         let mut last = 0;
         for nanos in (0..1 << 20).step_by(7).chain((1 << 20..1 << 36).step_by(1 << 20)) {
