@@ -13,6 +13,7 @@ use crate::KvError;
 use crate::batch::Version;
 use crate::engine::Engine;
 use crate::snapshots::Snapshots;
+use crate::unsettled::{UnderWay, Unsettled};
 
 /// The sync thread and its queue.
 pub(crate) struct GroupCommit {
@@ -35,25 +36,35 @@ struct State {
 struct Waiter {
     version: Version,
     wake: oneshot::Sender<Result<(), KvError>>,
+    /// Ends when the version is readable, whether or not anybody still waits for it.
+    _under_way: Option<UnderWay>,
 }
 
 impl GroupCommit {
-    pub(crate) fn start(engine: Arc<dyn Engine>, snapshots: Arc<Snapshots>) -> Result<Self, KvError> {
+    pub(crate) fn start(
+        engine: Arc<dyn Engine>,
+        snapshots: Arc<Snapshots>,
+        unsettled: Arc<Unsettled>,
+    ) -> Result<Self, KvError> {
         let queue = Arc::new(Queue::default());
         let theirs = queue.clone();
         let thread = std::thread::Builder::new()
             .name("kv-sync".into())
-            .spawn(move || theirs.run(&*engine, &snapshots))
+            .spawn(move || theirs.run(&*engine, &snapshots, &unsettled))
             .map_err(KvError::engine)?;
         Ok(GroupCommit { queue, thread: Mutex::new(Some(thread)) })
     }
 
     /// Queues an applied version, in version order. The future ends when it is durable and readable.
-    pub(crate) fn enqueue(&self, version: Version) -> impl Future<Output = Result<(), KvError>> + use<> {
+    pub(crate) fn enqueue(
+        &self,
+        version: Version,
+        under_way: Option<UnderWay>,
+    ) -> impl Future<Output = Result<(), KvError>> + use<> {
         let (wake, woken) = oneshot::channel();
         let mut state = self.queue.state.lock();
         if !state.stopped {
-            state.waiting.push(Waiter { version, wake });
+            state.waiting.push(Waiter { version, wake, _under_way: under_way });
         }
         drop(state);
         self.queue.arrived.notify_one();
@@ -73,14 +84,17 @@ impl GroupCommit {
 }
 
 impl Queue {
-    fn run(&self, engine: &dyn Engine, snapshots: &Snapshots) {
+    fn run(&self, engine: &dyn Engine, snapshots: &Snapshots, unsettled: &Unsettled) {
         while let Some(group) = self.next_group() {
             let result = engine.sync();
-            if let Ok(durable) = &result {
-                // Versions are published in order, and only ones that are applied: those of this group.
-                let newest = group.last().map_or(0, |waiter| waiter.version);
-                debug_assert!(newest <= *durable);
-                snapshots.publish(newest);
+            match &result {
+                Ok(durable) => {
+                    // Versions are published in order, and only ones that are applied: those of this group.
+                    let newest = group.last().map_or(0, |waiter| waiter.version);
+                    debug_assert!(newest <= *durable);
+                    snapshots.publish(newest);
+                }
+                Err(error) => unsettled.fail(error),
             }
             for waiter in group {
                 let outcome = match &result {

@@ -31,6 +31,7 @@ mod resolver;
 mod snapshots;
 mod store;
 mod transaction;
+mod unsettled;
 
 pub use batch::{CommitInfo, VERSIONSTAMP_LEN, Version, Versionstamp, versionstamp};
 pub use database::{Database, RunOptions};

@@ -15,6 +15,7 @@ use crate::group_commit::GroupCommit;
 use crate::key::{KeyRange, MAX_TRANSACTION};
 use crate::resolver::Resolver;
 use crate::snapshots::{Snapshot, Snapshots};
+use crate::unsettled::Unsettled;
 
 /// Bounds of a local database that are not the engine's.
 #[derive(Clone, Debug)]
@@ -39,6 +40,7 @@ pub(crate) struct LocalStore {
     engine: Arc<dyn Engine>,
     snapshots: Arc<Snapshots>,
     writer: Mutex<Writer>,
+    unsettled: Arc<Unsettled>,
     group: Option<GroupCommit>,
 }
 
@@ -60,16 +62,18 @@ impl LocalStore {
         let applied = snapshots.published();
         let writer =
             Writer { resolver: Resolver::new(applied, options.resolver_bytes), applied, failed: None };
+        let unsettled = Arc::new(Unsettled::default());
         let group = match engine.ack_after() {
             AckAfter::Apply => None,
-            AckAfter::Sync => Some(GroupCommit::start(engine.clone(), snapshots.clone())?),
+            AckAfter::Sync => Some(GroupCommit::start(engine.clone(), snapshots.clone(), unsettled.clone())?),
         };
-        Ok(LocalStore { engine, snapshots, writer: Mutex::new(writer), group })
+        Ok(LocalStore { engine, snapshots, writer: Mutex::new(writer), unsettled, group })
     }
 
-    /// Pins the newest readable version.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        self.snapshots.open()
+    /// Pins the newest readable version. It has every commit that was given up because of its age before the call.
+    pub(crate) async fn view(&self) -> Result<Snapshot, KvError> {
+        self.unsettled.wait().await?;
+        Ok(self.snapshots.open())
     }
 
     pub(crate) fn get(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Bytes>, KvError> {
@@ -93,15 +97,17 @@ impl LocalStore {
         while let Some(relief) = self.engine.congested() {
             relief.await;
         }
+        let under_way = request.ends.map(|ends| self.unsettled.enter(ends));
         let (version, durable) = {
             let mut writer = self.writer.lock();
             let version = self.apply(&mut writer, request)?;
             match &self.group {
                 None => {
                     self.snapshots.publish(version);
+                    drop(under_way);
                     (version, None)
                 }
-                Some(group) => (version, Some(group.enqueue(version))),
+                Some(group) => (version, Some(group.enqueue(version, under_way))),
             }
         };
         if let Some(durable) = durable
@@ -133,7 +139,8 @@ impl LocalStore {
             Ok(()) => {}
             Err(ApplyError::NothingWritten(error)) => return Err(error),
             Err(ApplyError::Unknown(error)) => {
-                tracing::error!(%error, "commit failed half-way; the database takes no more commits");
+                tracing::error!(%error, "commit failed half-way; the database serves no more transactions");
+                self.unsettled.fail(&error);
                 writer.failed = Some(error);
                 return Err(KvError::MaybeCommitted);
             }

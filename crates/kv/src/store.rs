@@ -39,7 +39,7 @@ impl Store {
     /// A view of the newest readable version.
     pub(crate) async fn view(&self) -> Result<View, KvError> {
         match self {
-            Store::Local(store) => Ok(View::Local(store.snapshot())),
+            Store::Local(store) => store.view().await.map(View::Local),
             Store::Remote(store) => store.view().await.map(View::Remote),
         }
     }

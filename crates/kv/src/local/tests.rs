@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use tokio::time::Instant;
 
 use super::{LocalOptions, LocalStore};
 use crate::KvError;
@@ -100,8 +101,8 @@ fn put(key: &str, value: &str) -> CommitRequest {
     }
 }
 
-fn read(store: &LocalStore, key: &str) -> Option<Bytes> {
-    store.get(&store.snapshot(), key.as_bytes()).unwrap()
+async fn read(store: &LocalStore, key: &str) -> Option<Bytes> {
+    store.get(&store.view().await.unwrap(), key.as_bytes()).unwrap()
 }
 
 fn spawn_commit(
@@ -124,14 +125,14 @@ async fn commits_are_seen_when_they_are_durable_and_share_syncs() {
     let (store, disk) = store();
     let commits: Vec<_> = (0..50).map(|n| spawn_commit(&store, put(&format!("k{n}"), "1"))).collect();
     settle(&disk, 50).await;
-    assert_eq!(read(&store, "k0"), None, "not durable yet");
+    assert_eq!(read(&store, "k0").await, None, "not durable yet");
     assert!(commits.iter().all(|commit| !commit.is_finished()));
     disk.set(|gate| gate.open = true);
     for commit in commits {
         let version = commit.await.unwrap().unwrap();
-        assert!(store.snapshot().version() >= version);
+        assert!(store.view().await.unwrap().version() >= version);
     }
-    assert_eq!(read(&store, "k49"), Some("1".into()));
+    assert_eq!(read(&store, "k49").await, Some("1".into()));
     // The first sync may have begun with one commit; the rest waited for it.
     assert!(disk.syncs.load(Ordering::Relaxed) <= 3);
 }
@@ -139,7 +140,7 @@ async fn commits_are_seen_when_they_are_durable_and_share_syncs() {
 #[tokio::test]
 async fn a_commit_that_is_not_durable_yet_conflicts_already() {
     let (store, disk) = store();
-    let snapshot = store.snapshot();
+    let snapshot = store.view().await.unwrap();
     let first = spawn_commit(&store, put("k", "1"));
     settle(&disk, 1).await;
     let second = CommitRequest {
@@ -159,12 +160,13 @@ async fn a_commit_that_is_not_durable_yet_conflicts_already() {
     disk.set(|gate| gate.open = true);
     first.await.unwrap().unwrap();
     clear.await.unwrap().unwrap();
-    assert_eq!(read(&store, "k"), None);
+    assert_eq!(read(&store, "k").await, None);
 }
 
 #[tokio::test]
 async fn a_failed_sync_leaves_commits_unknown_and_ends_the_database() {
     let (store, disk) = store();
+    let before = store.view().await.unwrap();
     let commit = spawn_commit(&store, put("k", "1"));
     settle(&disk, 1).await;
     disk.set(|gate| {
@@ -172,8 +174,9 @@ async fn a_failed_sync_leaves_commits_unknown_and_ends_the_database() {
     });
     assert_eq!(commit.await.unwrap(), Err(KvError::MaybeCommitted));
     assert_eq!(store.commit(&put("k", "2")).await, Err(KvError::engine("disk on fire")));
-    // Nobody may act on what may be gone after a restart.
-    assert_eq!(read(&store, "k"), None);
+    // It may be there or gone after a restart: nobody may act on either.
+    assert_eq!(store.view().await.unwrap_err(), KvError::engine("disk on fire"));
+    assert_eq!(store.get(&before, b"k").unwrap(), None, "what has begun goes on");
 }
 
 #[tokio::test]
@@ -183,6 +186,40 @@ async fn a_half_written_commit_ends_the_database() {
     assert_eq!(store.commit(&put("k", "1")).await, Err(KvError::MaybeCommitted));
     disk.set(|gate| *gate = Gate { open: true, ..Gate::default() });
     assert_eq!(store.commit(&put("k", "2")).await, Err(KvError::engine("half written")));
+    assert_eq!(store.view().await.unwrap_err(), KvError::engine("half written"));
+}
+
+/// Who waited for it was told at the end of its transaction that it may be there, and looks.
+#[tokio::test(start_paused = true)]
+async fn what_begins_after_the_end_of_a_commit_under_way_waits_for_it() {
+    for given_up in [false, true] {
+        let (store, disk) = store();
+        let age = Duration::from_secs(5);
+        let ending = CommitRequest { ends: Some(Instant::now() + age), ..put("k", "1") };
+        let commit = spawn_commit(&store, ending.clone());
+        settle(&disk, 1).await;
+        assert_eq!(read(&store, "k").await, None, "it may yet end otherwise");
+        if given_up {
+            commit.abort();
+        }
+        tokio::time::advance(age).await;
+        assert_eq!(store.commit(&ending).await, Err(KvError::TooOld));
+        let later = CommitRequest { ends: Some(Instant::now() + age), ..put("later", "1") };
+        let later = spawn_commit(&store, later);
+        settle(&disk, 2).await;
+        let reader = {
+            let store = store.clone();
+            tokio::spawn(async move { read(&store, "k").await })
+        };
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let waits = !reader.is_finished();
+        disk.set(|gate| gate.open = true);
+        assert!(waits, "it cannot be known yet whether the commit will be durable");
+        assert_eq!(reader.await.unwrap(), Some("1".into()));
+        later.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
@@ -198,5 +235,5 @@ async fn closing_waits_for_commits_under_way() {
     commit.await.unwrap().unwrap();
     closer.join().unwrap().unwrap();
     assert!(matches!(store.commit(&put("k", "2")).await, Err(KvError::Engine { .. })));
-    assert_eq!(read(&store, "k"), Some("1".into()));
+    assert_eq!(read(&store, "k").await, Some("1".into()));
 }

@@ -94,7 +94,8 @@ impl RemoteStore {
 
     /// Commits. [`KvError::MaybeCommitted`] is an answer about the past, as FoundationDB's is: the commit does not arrive
     /// later and undo what came after it. That is known from a fence, or from the age of the transaction, which the
-    /// server refuses then; so it takes no longer than a transaction may, and than a call.
+    /// server refuses then; so it takes no longer than a transaction may, and than a call. Nor does what begins later fail
+    /// to see it: a fence is ordered behind it, and of those that are over by age the server waits for the accepted ones.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         view: Option<&RemoteView>,

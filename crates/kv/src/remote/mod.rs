@@ -9,7 +9,8 @@
 //! A transaction lives for 5 s, as in FoundationDB: later reads and commits fail with [`crate::KvError::TooOld`]. Views are
 //! limited in number; beyond that the oldest one of the client that holds most is given up, with the same error. Clients
 //! outlive the server: what was begun at one that was killed fails with that error, too, and a commit that was under way
-//! with [`crate::KvError::MaybeCommitted`].
+//! with [`crate::KvError::MaybeCommitted`]. What begins after that error shows the commit or will never see it: it was
+//! fenced off, or it is too old, and if it was accepted before and waits for the disk, new transactions wait for it.
 
 use std::time::Duration;
 

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use valor_env::{Endpoint, Env};
 use valor_rpc::{CallOptions, Client, ClientConfig, Router, Server, ServerConfig, ServerHandle};
 use valor_wire::Status;
 
-use super::protocol::{Begin, BeginReq, Commit, CommitReq, Fence, FenceReq, Range, ViewInfo, WriteMessage};
+use super::protocol::{
+    Begin, BeginReq, Commit, CommitReq, Fence, FenceReq, Get, Range, ViewInfo, WriteMessage,
+};
 use crate::batch::Mutation;
 use crate::key::METADATA_VERSION_KEY;
 use crate::{Database, KvError};
@@ -177,4 +180,67 @@ async fn a_commit_without_a_server_is_given_up_with_its_transaction() {
     let begun = tokio::time::Instant::now();
     assert_eq!(tx.commit().await, Err(KvError::MaybeCommitted));
     assert!(begun.elapsed() <= super::VIEW_AGE_MAX + super::VIEW_AGE_MAX / 10, "{:?}", begun.elapsed());
+}
+
+/// The network holds a commit and its fences back until its sender has given up.
+#[tokio::test]
+async fn a_commit_that_was_held_back_does_not_take_effect_after_it_was_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (real, held) =
+        (Endpoint::Unix(dir.path().join("kv.sock")), Endpoint::Unix(dir.path().join("held.sock")));
+    let db = Database::memory(Env::real());
+    let _server = serve(super::router(db.clone()), &real);
+    let rpc = Client::new(Env::real(), ClientConfig::default());
+    let (release, arrived) = (Arc::new(tokio::sync::Notify::new()), Arc::new(Mutex::new(None)));
+    let _proxy = serve(holding_back(rpc.clone(), real.clone(), release.clone(), arrived.clone()), &held);
+    let remote = Database::remote(Env::real(), rpc.clone(), held);
+    let tx = remote.begin();
+    assert_eq!(tx.get("k").await.unwrap(), None);
+    tx.set("k", "v");
+    tokio::time::pause();
+    assert_eq!(tx.commit().await, Err(KvError::MaybeCommitted));
+    tokio::time::resume();
+    let direct = Database::remote(Env::real(), rpc, real);
+    assert_eq!(direct.begin().get("k").await.unwrap(), None);
+    release.notify_one();
+    let late = async {
+        loop {
+            if let Some(result) = arrived.lock().take() {
+                return result;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert_eq!(late.await, Err(KvError::TooOld.code()));
+    assert_eq!(direct.begin().get("k").await.unwrap(), None);
+}
+
+/// A network that delivers commits when told to, and no fences.
+fn holding_back(
+    rpc: Arc<Client>,
+    real: Endpoint,
+    release: Arc<tokio::sync::Notify>,
+    arrived: Arc<Mutex<Option<Result<u64, u16>>>>,
+) -> Router {
+    let (to_begin, to_get) = ((rpc.clone(), real.clone()), (rpc.clone(), real.clone()));
+    Router::new(super::SERVICE_ID, super::SERVICE)
+        .method::<Begin, _, _>(move |_, req| {
+            let (rpc, real) = to_begin.clone();
+            async move { rpc.call_endpoint::<Begin>(&real, &req, &CallOptions::default()).await }
+        })
+        .method::<Get, _, _>(move |_, req| {
+            let (rpc, real) = to_get.clone();
+            async move { rpc.call_endpoint::<Get>(&real, &req, &CallOptions::default()).await }
+        })
+        .method::<Fence, _, _>(|_, _| std::future::pending())
+        .method::<Commit, _, _>(move |_, req| {
+            let (rpc, real, release, arrived) = (rpc.clone(), real.clone(), release.clone(), arrived.clone());
+            async move {
+                release.notified().await;
+                let result = rpc.call_endpoint::<Commit>(&real, &req, &CallOptions::default()).await;
+                let told = result.as_ref().map(|rsp| rsp.version).map_err(|status| status.code);
+                *arrived.lock() = Some(told);
+                result
+            }
+        })
 }
