@@ -12,6 +12,10 @@ use valor_protocol::status::code;
 use valor_protocol::storage::{IOResult, MessageTag, UpdateType};
 use valor_protocol::{ChainId, ChainVersion, ChannelId, ChannelSeqNum, ChunkVer, RequestId, Status, Uuid};
 
+mod by_chain;
+
+use by_chain::ByChain;
+
 /// Entries younger than this are kept even when the table is full. Clients that wait for their chain repeat requests for
 /// longer: what they know the manager tells, and they are forgotten only when it has not heard them for long.
 pub const KEEP: Duration = Duration::from_secs(600);
@@ -110,14 +114,26 @@ struct Entry {
 pub struct Table {
     entries: HashMap<Key, Entry>,
     order: BTreeMap<u64, Key>,
+    by_chain: ByChain,
     next_stamp: u64,
     limit: usize,
+    /// Entries looked at for [`Table::answered`].
+    #[cfg(test)]
+    looks: std::cell::Cell<usize>,
 }
 
 impl Table {
     /// A table of at most `limit` channels.
     pub fn new(limit: usize) -> Table {
-        Table { entries: HashMap::new(), order: BTreeMap::new(), next_stamp: 0, limit: limit.max(1) }
+        Table {
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            by_chain: ByChain::default(),
+            next_stamp: 0,
+            limit: limit.max(1),
+            #[cfg(test)]
+            looks: std::cell::Cell::default(),
+        }
     }
 
     /// Channels known.
@@ -146,6 +162,7 @@ impl Table {
         let admission = last.map_or(Admission::Run(request.update_ver), |last| last.judge(request));
         if let Admission::Run(_) = admission {
             entry.running = Some(Running { seqnum: request.seqnum, chain_ver: request.chain_ver });
+            self.by_chain.begins(key.chain, request.chain_ver);
         }
         admission
     }
@@ -160,8 +177,8 @@ impl Table {
         retained: ChunkVer,
         now: Duration,
     ) {
+        self.release(key);
         let entry = self.touch(key, now);
-        entry.running = None;
         if result.length_info.is_err() && entry.resolved(request.seqnum).is_some() {
             return;
         }
@@ -191,8 +208,9 @@ impl Table {
 
     /// The request was given up without a result: unlocks the channel.
     pub fn release(&mut self, key: Key) {
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.running = None;
+        let running = self.entries.get_mut(&key).and_then(|entry| entry.running.take());
+        if let Some(running) = running {
+            self.by_chain.ends(key.chain, running.chain_ver);
         }
     }
 
@@ -205,12 +223,13 @@ impl Table {
             let used = newest.entry(key.client).or_default();
             *used = entry.used.max(*used);
         }
-        let order = &mut self.order;
+        let (order, by_chain) = (&mut self.order, &mut self.by_chain);
         self.entries.retain(|key, entry| {
             let idle = now.saturating_sub(newest[&key.client]) >= timeout;
             let keep = entry.running.is_some() || key.client == zero || active.contains(&key.client) || !idle;
             if !keep {
                 order.remove(&entry.stamp);
+                by_chain.remove(*key);
             }
             keep
         });
@@ -219,20 +238,21 @@ impl Table {
 
     /// Updates of a chain that succeeded: clients that wait for the chain repeat them for long.
     pub fn answered(&self, chain: ChainId, now: Duration) -> Vec<Answered> {
-        let of_chain = self.entries.iter().filter(|(key, _)| key.chain == chain);
-        let answered = of_chain.filter_map(|(key, entry)| {
+        let answered = self.by_chain.channels(chain).filter_map(|key| {
+            #[cfg(test)]
+            self.looks.set(self.looks.get() + 1);
+            let entry = self.entries.get(&key)?;
             let last = entry.last.as_ref().filter(|last| last.result.length_info.is_ok())?;
             let age = now.saturating_sub(entry.used);
             let (seqnum, request_id, result) = (last.seqnum, last.request_id, last.result.clone());
-            Some(Answered { key: *key, seqnum, request_id, age, result })
+            Some(Answered { key, seqnum, request_id, age, result })
         });
         answered.collect()
     }
 
     /// True if an update of a chain is being worked on that came under an earlier version of it.
     pub fn runs_before(&self, chain: ChainId, chain_ver: ChainVersion) -> bool {
-        let earlier = |running: Running| running.chain_ver < chain_ver;
-        self.entries.iter().any(|(key, entry)| key.chain == chain && entry.running.is_some_and(earlier))
+        self.by_chain.oldest_running(chain).is_some_and(|oldest| oldest < chain_ver)
     }
 
     /// Learns of an update that another replica has answered; what is here was filled from there. False if there is no
@@ -277,7 +297,11 @@ impl Table {
     fn touch(&mut self, key: Key, now: Duration) -> &mut Entry {
         self.next_stamp += 1;
         let stamp = self.next_stamp;
-        let entry = self.entries.entry(key).or_insert(Entry { last: None, running: None, used: now, stamp });
+        let by_chain = &mut self.by_chain;
+        let entry = self.entries.entry(key).or_insert_with(|| {
+            by_chain.add(key);
+            Entry { last: None, running: None, used: now, stamp }
+        });
         self.order.remove(&entry.stamp);
         self.order.insert(stamp, key);
         entry.stamp = stamp;
@@ -297,6 +321,7 @@ impl Table {
         };
         if let Some(entry) = self.entries.remove(&victim) {
             self.order.remove(&entry.stamp);
+            self.by_chain.remove(victim);
         }
         true
     }
@@ -553,7 +578,7 @@ mod tests {
         let active = HashSet::from([Uuid([3; 16])]);
         assert_eq!(table.expire(&active, Duration::from_secs(100), AT * 2), 2);
         assert_eq!(table.len(), 6);
-        assert_eq!(table.order.len(), 6);
+        assert_eq!((table.order.len(), table.by_chain.len()), (6, 6));
         assert!(matches!(table.admit(key(1, 1), &request(1, 1), AT * 2), Admission::Run(_)));
         assert!(matches!(table.admit(key(2, 1), &request(1, 1), AT * 2), Admission::Answer(_)));
     }
@@ -597,5 +622,46 @@ mod tests {
         let mut full = Table::new(1);
         full.admit(key(2, 1), &request(1, 1), later);
         assert!(!full.learn(answered[0].clone(), later));
+    }
+
+    #[test]
+    fn a_chain_costs_what_its_own_channels_cost() {
+        const CHAINS: u32 = 500;
+        let mut table = Table::new(10 * CHAINS as usize);
+        let key = |chain, channel| Key { chain: ChainId(chain), ..key(1, channel) };
+        for chain in 1..=CHAINS {
+            for channel in 1..=10 {
+                let request = Request { chain_ver: ChainVersion(chain), ..request(1, 1) };
+                assert!(matches!(table.admit(key(chain, channel), &request, AT), Admission::Run(_)));
+                match channel {
+                    1..=7 => table.finish(key(chain, channel), &request, &success(1), ChunkVer(1), AT),
+                    8 => table.release(key(chain, channel)),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(table.answered(ChainId(9), AT).len(), 7);
+        assert_eq!(table.looks.get(), 10, "of {} channels", table.len());
+        // Updates run under the chain's own version, and end one after the other.
+        let runs = |table: &Table| [9, 10].map(|ver| table.runs_before(ChainId(9), ChainVersion(ver)));
+        assert_eq!(runs(&table), [false, true]);
+        table.release(key(9, 9));
+        assert_eq!(runs(&table), [false, true]);
+        table.release(key(9, 9));
+        assert_eq!(runs(&table), [false, true], "released once");
+        let request = Request { chain_ver: ChainVersion(9), ..request(1, 1) };
+        table.finish(key(9, 10), &request, &failure(), ChunkVer(0), AT);
+        assert_eq!(runs(&table), [false, false]);
+        // What makes room, or is forgotten, leaves the chain, too.
+        let newest = key(CHAINS + 1, 1);
+        assert!(matches!(table.admit(newest, &request, AT + KEEP), Admission::Run(_)));
+        table.release(newest);
+        assert_eq!((table.len(), table.by_chain.len()), (5000, 5000));
+        assert_eq!(table.answered(ChainId(1), AT).len(), 6, "its longest unused channel went");
+        for chain in 1..=CHAINS {
+            (1..=10).for_each(|channel| table.release(key(chain, channel)));
+        }
+        table.expire(&HashSet::new(), KEEP, AT + 3 * KEEP);
+        assert!(table.is_empty() && table.by_chain.len() == 0);
     }
 }
