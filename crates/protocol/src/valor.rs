@@ -171,7 +171,7 @@ pub struct RememberUpdatesReq {
 /// Reply of `rememberUpdates`.
 #[derive(Clone, Debug, Default, PartialEq, Wire)]
 pub struct RememberUpdatesRsp {
-    /// Updates that found no place.
+    /// Updates that found no place, or have no client or channel.
     pub left_out: u32,
 }
 

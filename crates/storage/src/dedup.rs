@@ -32,6 +32,11 @@ pub struct Key {
 }
 
 impl Key {
+    /// Whether it is that of a client and of one of its channels; others cannot be told from each other.
+    fn is_named(&self) -> bool {
+        self.client != Uuid::default() && self.channel != ChannelId(0)
+    }
+
     /// The channel of a request.
     pub fn new(chain: ChainId, tag: &MessageTag) -> Key {
         Key { client: tag.client_id.uuid, chain, channel: tag.channel.id }
@@ -236,9 +241,10 @@ impl Table {
         before - self.entries.len()
     }
 
-    /// Updates of a chain that succeeded: clients that wait for the chain repeat them for long.
+    /// Updates of a chain that succeeded: clients that wait for the chain repeat them for long. Without those of clients
+    /// that have no name.
     pub fn answered(&self, chain: ChainId, now: Duration) -> Vec<Answered> {
-        let answered = self.by_chain.channels(chain).filter_map(|key| {
+        let answered = self.by_chain.channels(chain).filter(Key::is_named).filter_map(|key| {
             #[cfg(test)]
             self.looks.set(self.looks.get() + 1);
             let entry = self.entries.get(&key)?;
@@ -256,9 +262,12 @@ impl Table {
     }
 
     /// Learns of an update that another replica has answered; what is here was filled from there. False if there is no
-    /// place for it.
+    /// place for it, or it has no name: it would never be forgotten, and is no answer to anybody.
     pub fn learn(&mut self, answered: Answered, now: Duration) -> bool {
         let key = answered.key;
+        if !key.is_named() {
+            return false;
+        }
         let known = self.entries.get(&key).and_then(|entry| entry.last.as_ref());
         let newer = known.is_none_or(|last| {
             let repeats = last.seqnum == answered.seqnum && last.result.length_info.is_err();
@@ -622,6 +631,25 @@ mod tests {
         let mut full = Table::new(1);
         full.admit(key(2, 1), &request(1, 1), later);
         assert!(!full.learn(answered[0].clone(), later));
+    }
+
+    #[test]
+    fn what_has_no_name_is_neither_passed_on_nor_learned() {
+        let mut table = Table::new(4);
+        table.admit(key(0, 1), &request(1, 1), AT);
+        table.finish(key(0, 1), &request(1, 1), &success(7), ChunkVer(7), AT);
+        assert!(table.answered(ChainId(1), AT).is_empty());
+        let of = |key| Answered {
+            key,
+            seqnum: ChannelSeqNum(1),
+            request_id: RequestId(1),
+            age: Duration::ZERO,
+            result: success(7),
+        };
+        let mut here = Table::new(4);
+        assert!(!here.learn(of(key(0, 1)), AT) && !here.learn(of(key(1, 0)), AT));
+        assert!(here.is_empty());
+        assert!(here.learn(of(key(1, 1)), AT));
     }
 
     #[test]
