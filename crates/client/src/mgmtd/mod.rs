@@ -113,7 +113,6 @@ pub struct MgmtdClient {
 /// Longest time for a manager to say who is primary: it knows that at once, or stands still.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// True for errors after which another address is tried.
 /// Whether a manager that answers so, or is not reached like that, has not done what it was asked for.
 fn surely_not_done(code: u16) -> bool {
     matches!(
@@ -125,6 +124,7 @@ fn surely_not_done(code: u16) -> bool {
     )
 }
 
+/// True for errors after which another address is tried.
 fn is_network_error(code: u16) -> bool {
     status::is_rpc(code)
 }

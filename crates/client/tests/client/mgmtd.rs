@@ -5,12 +5,14 @@ use crate::servers::*;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use valor_client::MgmtdClient;
 use valor_client::mgmtd::{Identity, MgmtdClientConfig, Role};
 use valor_protocol::app::{ClientId, FbsAppInfo};
 use valor_protocol::mgmtd::methods::{
-    ExtendClientSession, GetConfigVersions, GetPrimaryMgmtd, GetRoutingInfo, Heartbeat, SERVICE, SERVICE_ID,
+    ExtendClientSession, GetConfigVersions, GetPrimaryMgmtd, GetRoutingInfo, Heartbeat, RotateLastSrv,
+    SERVICE, SERVICE_ID,
 };
 use valor_protocol::mgmtd::*;
 use valor_protocol::status::{code, status, with_message};
@@ -299,4 +301,56 @@ async fn sessions_are_extended() {
     drop(client);
     tokio::time::sleep(Duration::from_secs(25)).await;
     assert_eq!(seen.count(), 4, "the task ends with the last reference");
+}
+
+/// A manager that takes rotations and answers none; how many it took.
+fn never_answers(router: Router) -> (Router, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = taken.clone();
+    let router = router.method::<RotateLastSrv, _, _>(move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        std::future::pending()
+    });
+    (router, taken)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_done_is_not_done_again() {
+    let net = Net::new(12);
+    let (one, _) = knows(Some(person(1, at(0))));
+    let (one, taken) = never_answers(one);
+    let _one = serve_at(&net, AT[0], [one]);
+    let (two, _) = knows(Some(person(2, at(1))));
+    let (two, second) = scripted::<RotateLastSrv>(two, |_, _| Ok(RotateLastSrvRsp::default()));
+    let _two = serve_at(&net, AT[1], [two]);
+    let client = observer(&net, &[at(0), at(1)]);
+    let req = RotateLastSrvReq::default();
+    let error = client.call_once::<RotateLastSrv>(&req).await.unwrap_err();
+    assert_eq!(error.code, code::RPC_TIMEOUT);
+    assert_eq!((taken.load(Ordering::Relaxed), second.count()), (1, 0));
+    client.call::<RotateLastSrv>(&req).await.unwrap();
+    assert_eq!((taken.load(Ordering::Relaxed), second.count()), (2, 1), "other calls are repeated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_surely_was_not_done_is_done_elsewhere() {
+    let net = Net::new(13);
+    let (one, _) = knows(Some(person(1, at(0))));
+    let (one, first) = scripted::<RotateLastSrv>(one, |_, _| Err(with_message(code::MGMTD_NOT_PRIMARY, "2")));
+    let (one, _) = versions(one);
+    let one = serve_at(&net, AT[0], [one]);
+    let (two, _) = knows(Some(person(2, at(1))));
+    let (two, second) = scripted::<RotateLastSrv>(two, |_, _| Ok(RotateLastSrvRsp::default()));
+    let _two = serve_at(&net, AT[1], [two]);
+    let client = observer(&net, &[at(0), at(1)]);
+    let req = RotateLastSrvReq::default();
+    client.call_once::<RotateLastSrv>(&req).await.unwrap();
+    assert_eq!((first.count(), second.count()), (1, 1), "a refusal is followed");
+    // Another client still believes that the first one is primary, which cannot be reached.
+    let client = observer(&net, &[at(0), at(1)]);
+    client.get_config_versions().await.unwrap();
+    assert_eq!(client.primary_node(), Some(NodeId(1)));
+    one.handle.stop(Duration::ZERO).await;
+    client.call_once::<RotateLastSrv>(&req).await.unwrap();
+    assert_eq!((first.count(), second.count()), (1, 2));
 }
