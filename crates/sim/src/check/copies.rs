@@ -10,15 +10,13 @@ use valor_protocol::meta::{MkdirsReq, PathAt, RemoveReq, ReqBase};
 use valor_protocol::mgmtd::{ChainInfo, PublicTargetState};
 use valor_protocol::status::code;
 use valor_protocol::storage::methods::Write;
-use valor_protocol::storage::{
-    ChunkId, FeatureFlags, GlobalKey, IOResult, UInt8Vector, UpdateIO, UpdateType, VersionedChainId, WriteReq,
-};
-use valor_protocol::{Address, ChannelId, ChannelSeqNum, InodeId, NodeId, RequestId, Uuid};
+use valor_protocol::storage::{IOResult, VersionedChainId, WriteReq};
+use valor_protocol::{Address, InodeId, NodeId, RequestId, Uuid};
 use valor_rpc::CallOptions;
 use valor_wire::Status;
 
-use super::Verdict;
-use crate::cluster::{CHUNK_SIZE, Cluster, Kind, ROOT, chain_id};
+use super::{Verdict, requests};
+use crate::cluster::{Cluster, Kind, ROOT, chain_id};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -118,23 +116,9 @@ fn endpoint(cluster: &Cluster, node: NodeId, service: &str) -> Address {
 /// A write on a channel of its own.
 fn request(cluster: &Cluster, number: u8) -> WriteReq {
     let data = Bytes::from(vec![number; 100]);
-    let key = GlobalKey { chunk_id: ChunkId::from_slice(b"sim-late"), ..GlobalKey::default() };
-    let mut req = WriteReq {
-        payload: UpdateIO {
-            length: data.len() as u32,
-            chunk_size: CHUNK_SIZE,
-            key,
-            update_type: UpdateType::Write,
-            inlinebuf: UInt8Vector { data },
-            ..UpdateIO::default()
-        },
-        feature_flags: FeatureFlags::SEND_DATA_INLINE,
-        ..WriteReq::default()
-    };
-    req.tag.client_id = cluster.admin.storage.client_id().clone();
+    let place = (u16::MAX - u16::from(number), u64::from(number));
+    let mut req = requests::write(cluster, VersionedChainId::default(), b"sim-late", data, place);
     req.tag.request_id = RequestId(u64::MAX - u64::from(number));
-    req.tag.channel.id = ChannelId(u16::MAX - u16::from(number));
-    req.tag.channel.seqnum = ChannelSeqNum(u64::from(number));
     req
 }
 

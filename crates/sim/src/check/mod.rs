@@ -8,6 +8,7 @@ pub mod memory;
 pub mod metadata;
 pub mod probes;
 pub mod replicas;
+mod requests;
 
 pub use memory::Memory;
 

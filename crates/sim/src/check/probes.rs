@@ -2,18 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use valor_protocol::ChainVersion;
 use valor_protocol::storage::methods::{BatchRead, Write};
-use valor_protocol::storage::{
-    BatchReadReq, FeatureFlags, GlobalKey, ReadIO, UInt8Vector, UpdateIO, UpdateType, VersionedChainId,
-    WriteReq,
-};
-use valor_protocol::{ChainVersion, ChannelId, ChannelSeqNum};
+use valor_protocol::storage::{BatchReadReq, FeatureFlags, GlobalKey, ReadIO, VersionedChainId};
 use valor_rpc::CallOptions;
 use valor_wire::Status;
 
-use super::Verdict;
 use super::replicas::Chunks;
-use crate::cluster::{CHUNK_SIZE, Cluster, Kind};
+use super::{Verdict, requests};
+use crate::cluster::{Cluster, Kind};
 use crate::work::chunks::Register;
 
 /// Bytes compared and searched at once.
@@ -44,7 +41,7 @@ pub async fn old_chain_versions(cluster: &Cluster, registers: &[Register], verdi
                 verdict
                     .violation(format!("node {node} serves a read of version {old} of {}", chain.chain_id));
             }
-            if write(cluster, node, &key).await.is_ok() {
+            if write(cluster, node, v_chain_id).await.is_ok() {
                 verdict
                     .violation(format!("node {node} takes a write of version {old} of {}", chain.chain_id));
             }
@@ -52,25 +49,15 @@ pub async fn old_chain_versions(cluster: &Cluster, registers: &[Register], verdi
     }
 }
 
-async fn write(cluster: &Cluster, node: valor_protocol::NodeId, key: &GlobalKey) -> Result<u32, Status> {
-    let data = bytes::Bytes::from_static(b"old");
+async fn write(
+    cluster: &Cluster,
+    node: valor_protocol::NodeId,
+    chain: VersionedChainId,
+) -> Result<u32, Status> {
     // Not one of the registers' chunks, which others write.
-    let chunk_id = valor_protocol::storage::ChunkId::from_slice(b"sim-probe");
-    let mut req = WriteReq {
-        payload: UpdateIO {
-            length: data.len() as u32,
-            chunk_size: CHUNK_SIZE,
-            key: GlobalKey { chunk_id, ..key.clone() },
-            update_type: UpdateType::Write,
-            inlinebuf: UInt8Vector { data },
-            ..UpdateIO::default()
-        },
-        feature_flags: FeatureFlags::SEND_DATA_INLINE,
-        ..WriteReq::default()
-    };
-    req.tag.client_id = cluster.admin.storage.client_id().clone();
-    req.tag.channel.id = ChannelId(u16::MAX);
-    req.tag.channel.seqnum = ChannelSeqNum(u64::MAX - u64::from(node.0));
+    let data = bytes::Bytes::from_static(b"old");
+    let place = (u16::MAX, u64::MAX - u64::from(node.0));
+    let req = requests::write(cluster, chain, b"sim-probe", data, place);
     let routing = cluster.admin.mgmtd.routing();
     let address = routing.node_endpoint(node, "StorageSerde").unwrap_or_default();
     let options = CallOptions::timeout(std::time::Duration::from_secs(5));
