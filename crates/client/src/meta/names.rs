@@ -214,7 +214,9 @@ impl MetaClient {
         }
     }
 
-    async fn set_attr(&self, req: SetAttrReq) -> Result<Inode, Status> {
+    async fn set_attr(&self, mut req: SetAttrReq) -> Result<Inode, Status> {
+        // A copy that comes late must not set back what was changed since.
+        req.base.uuid = self.named_base(&req.base.user).uuid;
         Ok(self.call::<SetAttr>(req).await?.stat)
     }
 
@@ -288,7 +290,9 @@ impl MetaClient {
         inode: InodeId,
         action: LockAction,
     ) -> Result<(), Status> {
-        self.call::<LockDirectory>(LockDirectoryReq { base: self.base(user), inode, action }).await.map(drop)
+        self.call::<LockDirectory>(LockDirectoryReq { base: self.named_base(user), inode, action })
+            .await
+            .map(drop)
     }
 
     /// Has a server forget cached users.

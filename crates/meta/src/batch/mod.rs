@@ -116,7 +116,7 @@ impl Batch {
     fn forget_answers(&mut self) {
         self.syncs.iter_mut().for_each(|waiting| waiting.answer = None);
         self.closes.iter_mut().for_each(|waiting| waiting.answer = None);
-        self.set_attrs.iter_mut().for_each(|waiting| waiting.answer = None);
+        self.set_attrs.iter_mut().for_each(|waiting| (waiting.answer, waiting.remembered) = (None, false));
         self.appends.iter_mut().for_each(|waiting| waiting.answer = None);
         self.creates.iter_mut().for_each(|waiting| (waiting.answer, waiting.remembered) = (None, false));
     }

@@ -2,6 +2,7 @@
 
 use valor_protocol::meta::{Lock, LockAction, LockDirectoryReq, LockDirectoryRsp};
 use valor_protocol::status::code;
+use valor_wire::Uuid;
 
 use crate::acl;
 use crate::core::{Cx, Operation};
@@ -15,6 +16,10 @@ pub(crate) struct LockDirectory {
 
 impl Operation for LockDirectory {
     type Rsp = LockDirectoryRsp;
+
+    fn idempotency(&self, cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
+        cx.shared_ids(&self.req.base)
+    }
 
     async fn run(&mut self, _: &Cx<'_>, tx: &mut Tx) -> Result<LockDirectoryRsp> {
         let req = &self.req;

@@ -3,7 +3,7 @@
 use valor_protocol::meta::{Acl, AtFlags, IFlags, Inode, SETATTR_TIME_NOW, SetAttrReq, SetAttrRsp};
 use valor_protocol::status::code;
 use valor_protocol::user::UserInfo;
-use valor_wire::{Status, UtcTime};
+use valor_wire::{Status, UtcTime, Uuid};
 
 use crate::acl;
 use crate::config::Config;
@@ -173,6 +173,10 @@ pub(crate) struct SetAttr {
 
 impl Operation for SetAttr {
     type Rsp = SetAttrRsp;
+
+    fn idempotency(&self, cx: &Cx<'_>) -> Option<(Uuid, Uuid)> {
+        cx.shared_ids(&self.req.base)
+    }
 
     async fn run(&mut self, cx: &Cx<'_>, tx: &mut Tx) -> Result<SetAttrRsp> {
         let req = &self.req;

@@ -225,6 +225,58 @@ async fn copies_that_come_late_have_no_effect() {
     assert!(everything.sessions.is_empty(), "{:?}", everything.sessions);
 }
 
+/// The same with attributes and locks, by path and by inode, wherever the owner is.
+#[tokio::test]
+async fn copies_of_changed_attributes_that_come_late_have_no_effect() {
+    let first = TestServer::start(test_config()).await;
+    let second = second(&first).await;
+    let _serving = (serve(&first, NodeId(50)), serve(&second, NodeId(51)));
+    let now = valor_wire::UtcTime(1_000_000);
+    for node in [50, 51] {
+        let directory = owned_by(&first, node).await;
+        let name = directory.data.as_directory().unwrap().name.to_string();
+        for path in [PathAt::inode(directory.id), at(&name)] {
+            let change = |perm, mtime| SetAttrReq {
+                base: first.base(0),
+                path: path.clone(),
+                perm: Some(perm),
+                mtime: Some(mtime),
+                ..SetAttrReq::default()
+            };
+            let changed = change(0o700, now);
+            assert_eq!(first.meta.set_attr(changed.clone()).await.unwrap().stat.data.acl.perm, 0o700);
+            let later = valor_wire::UtcTime(2 * now.0);
+            first.meta.set_attr(change(0o755, later)).await.unwrap();
+            second.meta.set_attr(changed).await.unwrap();
+            let found = first.stat(&name).await.unwrap().data;
+            assert_eq!((found.acl.perm, found.mtime), (0o755, later), "{path:?} of {node}");
+        }
+        let lock = |action| LockDirectoryReq { base: first.base(0), inode: directory.id, action };
+        let locked = lock(LockAction::TryLock);
+        first.meta.lock_directory(locked.clone()).await.unwrap();
+        first.meta.lock_directory(lock(LockAction::UnLock)).await.unwrap();
+        second.meta.lock_directory(locked).await.unwrap();
+        let found = first.stat(&name).await.unwrap();
+        assert_eq!(found.data.as_directory().unwrap().lock, None, "locked again");
+        // A repetition shows what there is now, and one that was refused stays so.
+        let file = first.create(&format!("{name}/f")).await;
+        let of_file = |uid, perm| SetAttrReq {
+            base: first.base(uid),
+            path: PathAt::inode(file.id),
+            perm: Some(perm),
+            ..SetAttrReq::default()
+        };
+        let (refused, done) = (of_file(77, 0o600), of_file(0, 0o640));
+        assert_eq!(code_of(first.meta.set_attr(refused.clone()).await), code::META_NO_PERMISSION);
+        first.meta.set_attr(done.clone()).await.unwrap();
+        let owner = SetAttrReq { uid: Some(77), ..of_file(0, 0o644) };
+        first.meta.set_attr(owner).await.unwrap();
+        assert_eq!(code_of(second.meta.set_attr(refused).await), code::META_NO_PERMISSION);
+        assert_eq!(second.meta.set_attr(done).await.unwrap().stat.data.acl.perm, 0o644);
+    }
+    Everything::read(&first.db).await.check();
+}
+
 /// The same with what was refused, for a reason that is gone when the copy comes.
 #[tokio::test]
 async fn copies_of_refused_requests_that_come_late_are_refused() {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 use valor_client::storage::{ReadOp, ReadOptions};
-use valor_protocol::meta::methods::{Mkdirs, Remove};
-use valor_protocol::meta::{MkdirsReq, PathAt, RemoveReq, ReqBase};
+use valor_protocol::Method;
+use valor_protocol::meta::methods::{LockDirectory, Mkdirs, Remove, SetAttr};
+use valor_protocol::meta::{LockAction, LockDirectoryReq, MkdirsReq, PathAt, RemoveReq, ReqBase, SetAttrReq};
 use valor_protocol::mgmtd::{ChainInfo, PublicTargetState};
 use valor_protocol::status::code;
 use valor_protocol::storage::methods::Write;
@@ -23,37 +24,84 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A directory is made at one metadata server and removed; a copy of the first request comes to another server then.
+/// What was done at one metadata server and undone since is asked for again, at another server.
 ///
 /// # Errors
 /// What cannot be done.
 pub async fn of_metadata(cluster: &Cluster, verdict: &Verdict) -> Result<(), String> {
     let metas = cluster.of(Kind::Meta);
     let [one, other, ..] = metas[..] else { return Ok(()) };
-    let address = |index: usize| endpoint(cluster, cluster.nodes[index].id(), "MetaSerde");
-    let base = || ReqBase {
-        user: ROOT.clone(),
-        client: cluster.admin.storage.client_id().clone(),
-        uuid: Uuid(cluster.admin.env.random_uuid()),
-        ..ReqBase::default()
-    };
+    let late = Late { cluster, one: address(cluster, one), other: address(cluster, other) };
     let path = PathAt::at(InodeId::ROOT, "late");
-    let options = CallOptions::timeout(Duration::from_secs(5));
-    let rpc = &cluster.admin.rpc;
-    let mkdirs = MkdirsReq { base: base(), path: path.clone(), perm: 0o755, ..MkdirsReq::default() };
-    let make = |index| {
-        let (mkdirs, options) = (&mkdirs, &options);
-        async move { rpc.call::<Mkdirs>(address(index), mkdirs, options).await }
+    let mkdirs = MkdirsReq { base: late.base(), path: path.clone(), perm: 0o755, ..MkdirsReq::default() };
+    let made = late.first::<Mkdirs>(&mkdirs).await?.stat.id;
+
+    let change = |perm| SetAttrReq {
+        base: late.base(),
+        path: PathAt::inode(made),
+        perm: Some(perm),
+        ..SetAttrReq::default()
     };
-    cluster.until("a directory is made", PATIENCE, || make(one)).await?;
-    let remove = RemoveReq { base: base(), path: path.clone(), ..RemoveReq::default() };
-    cluster.until("it is removed", PATIENCE, || rpc.call::<Remove>(address(one), &remove, &options)).await?;
-    cluster.until("the copy is answered", PATIENCE, || make(other)).await?;
-    match cluster.admin.meta.stat(&ROOT, path, false).await {
+    let changed = change(0o700);
+    late.first::<SetAttr>(&changed).await?;
+    late.first::<SetAttr>(&change(0o755)).await?;
+    late.copy::<SetAttr>(&changed).await?;
+    let lock = |action| LockDirectoryReq { base: late.base(), inode: made, action };
+    let locked = lock(LockAction::TryLock);
+    late.first::<LockDirectory>(&locked).await?;
+    late.first::<LockDirectory>(&lock(LockAction::UnLock)).await?;
+    late.copy::<LockDirectory>(&locked).await?;
+    let stat = || cluster.admin.meta.stat(&ROOT, path.clone(), false);
+    let found = cluster.until("the directory is looked at", PATIENCE, stat).await?;
+    if found.data.acl.perm != 0o755 {
+        verdict.violation(format!("a late copy of setAttr has set permissions back: {found:?}"));
+    }
+    if found.data.as_directory().is_some_and(|directory| directory.lock.is_some()) {
+        verdict.violation(format!("a late copy of lockDirectory has locked again: {found:?}"));
+    }
+
+    let remove = RemoveReq { base: late.base(), path: path.clone(), ..RemoveReq::default() };
+    late.first::<Remove>(&remove).await?;
+    late.copy::<Mkdirs>(&mkdirs).await?;
+    match stat().await {
         Err(status) if status.code == code::META_NOT_FOUND => {}
         found => verdict.violation(format!("a late copy of mkdirs has made the directory again: {found:?}")),
     }
     Ok(())
+}
+
+/// Requests of which a copy comes late at another server.
+struct Late<'a> {
+    cluster: &'a Cluster,
+    one: Address,
+    other: Address,
+}
+
+impl Late<'_> {
+    fn base(&self) -> ReqBase {
+        let admin = &self.cluster.admin;
+        let (client, uuid) = (admin.storage.client_id().clone(), Uuid(admin.env.random_uuid()));
+        ReqBase { user: ROOT.clone(), client, uuid, ..ReqBase::default() }
+    }
+
+    async fn first<M: Method>(&self, req: &M::Req) -> Result<M::Rsp, String> {
+        self.send::<M>(self.one, req).await
+    }
+
+    async fn copy<M: Method>(&self, req: &M::Req) -> Result<M::Rsp, String> {
+        self.send::<M>(self.other, req).await
+    }
+
+    async fn send<M: Method>(&self, to: Address, req: &M::Req) -> Result<M::Rsp, String> {
+        let options = CallOptions::timeout(Duration::from_secs(5));
+        let what = format!("{} is answered", M::NAME);
+        self.cluster.until(&what, PATIENCE, || self.cluster.admin.rpc.call::<M>(to, req, &options)).await
+    }
+}
+
+/// Where a metadata server listens.
+fn address(cluster: &Cluster, index: usize) -> Address {
+    endpoint(cluster, cluster.nodes[index].id(), "MetaSerde")
 }
 
 /// A write is answered while a replica is away, and another one follows it. The replica is filled, all others end, and

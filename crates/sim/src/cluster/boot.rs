@@ -59,6 +59,7 @@ impl Cluster {
             self.admin.mgmtd.set_chain_table(TABLE, ids.clone(), String::new())
         })
         .await
+        .map(drop)
     }
 
     async fn wait_for_nodes(&self, what: &str, nodes: &[NodeId]) -> Result<(), String> {
@@ -108,7 +109,7 @@ impl Cluster {
         .await
     }
 
-    /// Repeats a step until it succeeds.
+    /// Repeats a step until it succeeds; gives what it gave then.
     ///
     /// # Errors
     /// The step's name and last failure after `patience`.
@@ -117,10 +118,13 @@ impl Cluster {
         what: &str,
         patience: Duration,
         step: impl Fn() -> F,
-    ) -> Result<(), String> {
+    ) -> Result<T, String> {
         let begun = Instant::now();
         loop {
-            let Err(error) = step().await else { return Ok(()) };
+            let error = match step().await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
             if begun.elapsed() > patience {
                 return Err(format!("not within {patience:?}: {what}: {error}"));
             }
