@@ -53,7 +53,7 @@ struct Look {
 #[derive(Default)]
 struct Stored {
     lease: Option<MgmtdLeaseInfo>,
-    /// When the lease was new.
+    /// When the lease was new. Not known of the first one: it may have been there before anybody looked.
     since: Option<Instant>,
     version: RoutingInfoVersion,
 }
@@ -115,7 +115,7 @@ impl Look {
         }
         let lease = lease.or(self.stored.lease.take());
         let changed = lease != before;
-        let since = if changed { Some(Instant::now()) } else { self.stored.since };
+        let since = if changed { before.is_some().then(Instant::now) } else { self.stored.since };
         self.stored = Stored { lease, since, version };
     }
 }
@@ -134,7 +134,7 @@ fn goes_back(
         let earlier = after.lease_end < before.lease_end && !beyond_reach;
         return earlier.then_some("the lease ends earlier");
     }
-    let stood_still = since.is_some_and(|since| since.elapsed() + 2 * PERIOD >= length);
+    let stood_still = since.is_none_or(|since| since.elapsed() + 2 * PERIOD >= length);
     let ended = after.lease_start > before.lease_end;
     let taken = ended || (beyond_reach && stood_still);
     (!taken).then_some("the lease was taken before its end")
