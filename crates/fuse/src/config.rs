@@ -153,6 +153,9 @@ pub struct ValorConfig {
     /// close(2) of a file that was written ends its session at once, saving a call; a later write through a duplicated
     /// descriptor opens it again.
     pub close_on_flush: bool,
+    /// How long a mount that is stopped may take to send what programs wrote. Then it ends without it, and says what
+    /// was not sent.
+    pub stop_patience: Duration,
 }
 
 impl Default for Config {
@@ -226,9 +229,13 @@ impl Default for ValorConfig {
             keep_cache: KeepCache::Never,
             open_patience: Duration::from_secs(60),
             close_on_flush: true,
+            stop_patience: STOP_PATIENCE,
         }
     }
 }
+
+/// How long a mount that is stopped may take, unless set.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Most channel threads; more only contend for the kernel's list of requests.
 const MAX_CHANNELS: usize = 256;

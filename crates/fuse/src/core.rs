@@ -7,6 +7,7 @@ use crate::handle::{DirHandle, FileHandle, Handles};
 use crate::ids::{from_ino, is_virtual};
 use crate::inode::{Node, Nodes};
 use crate::readers::Readers;
+use crate::remains::Losses;
 use crate::user_config::{Effective, UserConfigs};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -55,6 +56,8 @@ pub(crate) struct Core<C> {
     pub(crate) notifier: OnceLock<Notifier>,
     /// Files written since their last sync.
     pub(crate) dirty: Mutex<BTreeSet<InodeId>>,
+    /// Writes that failed at the end.
+    pub(crate) losses: Losses,
     /// Bytes of all files on their way to storage.
     budget: Arc<Semaphore>,
     budget_units: u32,
@@ -77,6 +80,7 @@ impl<C: Cluster> Core<C> {
             readers: Readers::default(),
             notifier: OnceLock::new(),
             dirty: Mutex::default(),
+            losses: Losses::default(),
             budget: Arc::new(Semaphore::new(units as usize)),
             budget_units: units,
             no_extensions: AtomicBool::new(false),

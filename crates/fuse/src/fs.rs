@@ -4,6 +4,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::core::{Core, MountParams};
 use crate::ids::from_ino;
+use crate::remains::{Remains, for_each};
 use crate::sync::periodic;
 use std::sync::Arc;
 use valor_config::Live;
@@ -27,14 +28,9 @@ impl<C: Cluster> FuseFs<C> {
         periodic(Arc::downgrade(&self.core))
     }
 
-    /// Sends to the servers whatever was written until it runs; for a mount that cannot end in order.
-    pub fn sync(&self) -> impl Future<Output = ()> + Send + 'static {
-        let core = Arc::downgrade(&self.core);
-        async move {
-            if let Some(core) = core.upgrade() {
-                core.sync_all().await;
-            }
-        }
+    /// Flushes and tells of what was written, beside the session and after it. Keeps the file system alive.
+    pub fn remains(&self) -> Remains<C> {
+        Remains(Arc::clone(&self.core))
     }
 
     /// Name of the cluster.
@@ -53,10 +49,13 @@ impl<C: Cluster> Filesystem for FuseFs<C> {
     }
 
     async fn destroy(&self) {
+        self.core.losses.expect_end();
         // Descriptors that processes did not close themselves: the kernel does not tell of them once it has gone.
-        for handle in self.core.files.drain() {
-            self.core.release_handle(&handle).await;
-        }
+        for_each(self.core.files.drain(), |handle| {
+            let core = Arc::clone(&self.core);
+            async move { core.release_handle(&handle).await }
+        })
+        .await;
         self.core.sync_all().await;
     }
 

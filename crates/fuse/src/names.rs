@@ -260,7 +260,9 @@ impl<C: Cluster> Core<C> {
         let _change = self.names_change(r.parent);
         let made = self.cluster.mkdir(&user, at(r.parent, r.name), r.mode & 0o7777);
         let inode = self.run(cx, made).await.or_errno("mkdir")?;
-        Ok(self.entry(cx, &inode))
+        let node = self.nodes.add(&inode);
+        self.readers.note_name(&node, r.parent, r.name);
+        Ok(self.plain_entry(cx, &inode))
     }
 
     pub(crate) async fn unlink(&self, cx: &Context, r: Unlink<'_>) -> Result<(), Errno> {

@@ -17,7 +17,8 @@ struct State {
     flying: Vec<(u64, Range<u64>)>,
     next: u64,
     bytes: u64,
-    buffered: Option<Range<u64>>,
+    /// What the buffer holds: how many bytes, and where they may go.
+    buffered: Option<(Range<u64>, u64)>,
 }
 
 /// A write in flight; leaves the pipeline when dropped.
@@ -58,14 +59,25 @@ impl Pipeline {
         Some(id)
     }
 
-    /// Says which range the buffer holds.
-    pub(crate) fn set_buffered(&self, range: Option<Range<u64>>) {
-        self.state.lock().buffered = range;
+    /// Says that the buffer holds `bytes` bytes that go into a range.
+    pub(crate) fn set_buffered(&self, range: Range<u64>, bytes: u64) {
+        self.state.lock().buffered = Some((range, bytes));
+    }
+
+    /// The buffer is empty.
+    pub(crate) fn clear_buffered(&self) {
+        self.state.lock().buffered = None;
+    }
+
+    /// Bytes that are buffered or in flight.
+    pub(crate) fn unsent(&self) -> u64 {
+        let state = self.state.lock();
+        state.bytes + state.buffered.as_ref().map_or(0, |(_, bytes)| *bytes)
     }
 
     /// Whether the buffer holds some of these bytes.
     pub(crate) fn is_buffered(&self, range: &Range<u64>) -> bool {
-        self.state.lock().buffered.as_ref().is_some_and(|buffered| overlap(buffered, range))
+        self.state.lock().buffered.as_ref().is_some_and(|(buffered, _)| overlap(buffered, range))
     }
 
     /// Whether nothing is buffered or in flight.

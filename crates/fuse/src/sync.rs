@@ -7,12 +7,14 @@ use crate::errno::OrErrno;
 use crate::handle::FileHandle;
 use crate::ids::to_ino;
 use crate::inode::Node;
+use crate::remains::for_each;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use valor_client::meta::FileChange;
 use valor_protocol::InodeId;
 use valor_protocol::meta::Inode;
+use valor_protocol::status::code;
 use valor_protocol::user::UserInfo;
 use valor_wire::Status;
 use xfuse::Errno;
@@ -210,13 +212,25 @@ impl<C: Cluster> Core<C> {
 
     /// Syncs everything that was written, for the end of the mount and syncfs(2).
     pub(crate) async fn sync_all(self: &Arc<Self>) {
-        for node in self.nodes.all().into_iter().filter(|node| node.is_file()) {
-            let writer = node.dynamic.lock().writer;
-            let user = self.user_of(writer, writer);
-            if let Err(status) = self.sync(&user, &node, Reason::Fsync).await {
-                tracing::error!(inode = %node.id(), %status, "syncing a file failed");
+        let mut files = self.nodes.all();
+        files.retain(|node| {
+            let told = node.pipeline.is_clear() && node.dynamic.lock().unsynced(true, false).is_none();
+            node.is_file() && !told
+        });
+        for_each(files, |node| {
+            let core = self.clone();
+            async move {
+                let writer = node.dynamic.lock().writer;
+                let user = core.user_of(writer, writer);
+                if let Err(status) = core.sync(&user, &node, Reason::Fsync).await {
+                    tracing::error!(inode = %node.id(), %status, "syncing a file failed");
+                    if status.code == code::META_NOT_FOUND {
+                        node.removed.store(true, Ordering::Release);
+                    }
+                }
             }
-        }
+        })
+        .await;
     }
 
     /// The next files to sync after `last`, in turn.

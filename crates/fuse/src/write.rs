@@ -121,7 +121,7 @@ impl<C: Cluster> Core<C> {
             } else {
                 let buffer = writer.get_or_insert_with(|| Buffer::new(offset, &user, None));
                 buffer.data.extend_from_slice(&part);
-                node.pipeline.set_buffered(Some(buffer.offset..end));
+                node.pipeline.set_buffered(buffer.offset..end, buffer.data.len() as u64);
                 if end.is_multiple_of(capacity as u64) {
                     self.send_buffer(node, writer).await?;
                 }
@@ -149,7 +149,7 @@ impl<C: Cluster> Core<C> {
         let buffer = writer.get_or_insert_with(|| Buffer::new(offset, &user, Some(session)));
         buffer.data.extend_from_slice(&data);
         // The end of the file is not known before an offset is reserved: any read may ask for it.
-        node.pipeline.set_buffered(Some(0..u64::MAX));
+        node.pipeline.set_buffered(0..u64::MAX, buffer.data.len() as u64);
         if buffer.data.len() >= capacity {
             self.send_buffer(node, writer).await?;
         }
@@ -222,13 +222,12 @@ impl<C: Cluster> Core<C> {
                     }
                 }
                 self.send(node, user, at, data.freeze()).await;
-                node.pipeline.set_buffered(None);
                 Ok(())
             }
             Err(status) => {
                 let errno = errno::from("append", &status);
-                node.pipeline.set_buffered(None);
-                node.write_failed(errno);
+                node.pipeline.clear_buffered();
+                self.lose(node, data.len() as u64, errno);
                 Err(errno)
             }
         }
@@ -264,12 +263,13 @@ impl<C: Cluster> Core<C> {
         let len = data.len() as u64;
         let limit = self.configs.global().valor.write_behind_per_file.get();
         let flight = node.pipeline.enter(offset..offset + len, limit).await;
+        node.pipeline.clear_buffered();
         let share = self.budget(len).await;
         self.mark_dirty(node.id());
         let (core, node, kept) = (self.clone(), node.clone(), self.nodes.keep(node));
         tokio::spawn(async move {
             if let Err(status) = core.write_all(&node, &user, offset, data).await {
-                node.write_failed(errno::from("write", &status));
+                core.lose(&node, len, errno::from("write", &status));
             }
             drop((flight, share, kept));
         });

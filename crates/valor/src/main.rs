@@ -37,6 +37,9 @@ enum Command {
     Storage(serve::ServeArgs),
     /// Mount a cluster.
     Mount(mount::MountArgs),
+    /// Have the kernel write what it has of a mount that is about to end.
+    #[command(hide = true)]
+    WriteBack(mount::write_back::WriteBackArgs),
     /// Look at and change a cluster.
     Admin(admin::AdminArgs),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
             Command::Meta(args) => serve::meta::run(args, overrides).await,
             Command::Storage(args) => serve::storage::run(args, overrides).await,
             Command::Mount(args) => mount::run(args, overrides).await,
+            Command::WriteBack(args) => mount::write_back::run(&args),
             Command::Admin(args) => admin::run(args).await,
         }
     });

@@ -1,13 +1,15 @@
 //! `valor mount`: the FUSE process.
 
 pub mod control;
+mod end;
 mod export;
 pub mod report;
+pub mod write_back;
 
 use crate::overrides::Overrides;
 use crate::serve::mgmtd::{apply_pushed, config_status};
 use crate::serve::{Process, Profile, ServeArgs, root_user};
-use std::io;
+use end::Ending;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,13 +23,15 @@ use valor_protocol::app::ClientId;
 use valor_protocol::mgmtd::{ClientSessionData, NodeType};
 use valor_protocol::user::UserInfo;
 use valor_wire::Uuid;
-use xfuse::mount::{Unmounted, clear_stale, mounts};
+use xfuse::mount::{clear_stale, mounts};
 
 /// Tries to establish the client session before mounting (3FS).
 const SESSION_TRIES: u32 = 40;
 /// How long operations wait for servers that are gone, unless configured otherwise.
 const PATIENCE: valor_config::Duration = valor_config::Duration::from_secs(24 * 3600);
 const ROUTING_PATIENCE: Duration = Duration::from_secs(60);
+/// How long taking leave of mgmtd may last.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// File system type of our mounts and of C++ 3FS's.
 pub const FUSE_KIND: &str = "fuse.hf3fs";
@@ -168,7 +172,7 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
         () = process.stop.triggered() => return Ok(()),
     }
     let fs = file_system(&process, &live, &mgmtd, client_id, token, &mount_point);
-    let sync = fs.sync();
+    let remains = fs.remains();
     // Without it the mount only cannot be asked.
     let listening = control::listen(&process.args.dir)
         .inspect_err(
@@ -180,45 +184,23 @@ pub async fn run(args: MountArgs, mut overrides: Overrides) -> Result<(), String
     tracing::info!(mount_point = %mount_point.display(), transport = ?session.transport(), "mounted");
     let target = control::Target::new(&session, &mount_point);
     follow_config(&live, &session);
+    let ending = Ending::new(session, remains, mount_point);
     if process.args.metrics.is_some() {
         tokio::spawn(export::publish(target.clone()));
     }
     let control = listening.map(|listening| listening.serve(target, Arc::clone(&live)));
     tokio::select! {
-        () = session.ended() => tracing::info!("unmounted from outside"),
+        () = ending.session().ended() => tracing::info!("unmounted from outside"),
         () = process.stop.triggered() => {}
     }
     drop(control);
-    // Unmounting waits for requests and flushes, which need this thread's runtime to go on.
-    let stopped = tokio::task::spawn_blocking(move || stop(&session)).await;
-    match stopped.map_err(io::Error::from).flatten() {
+    let ended = ending.end(live.get().valor.stop_patience.get(), &process.stop).await;
+    match &ended {
         Ok(()) => tracing::info!("unmounted"),
-        Err(error) => {
-            tracing::warn!(%error, "unmounting failed; what was written is flushed");
-            sync.await;
-        }
+        Err(message) => tracing::error!("{message}"),
     }
-    mgmtd.stop().await;
-    Ok(())
-}
-
-/// Unmounts and waits for the end, which flushes all files. Who still uses the mount loses it, since this process ends;
-/// but not what was written, save what only the kernel has: pages changed through memory maps, or with its write-back cache.
-fn stop(session: &xfuse::Session) -> io::Result<()> {
-    if !session.is_gone() {
-        match session.unmount() {
-            Ok(Unmounted::Clean) => {}
-            in_the_way => {
-                tracing::info!(
-                    ?in_the_way,
-                    "the mount is in use, or another is mounted over it: aborting it"
-                );
-                session.abort()?;
-            }
-        }
-    }
-    session.wait();
-    Ok(())
+    let _ = tokio::time::timeout(FAREWELL, mgmtd.stop()).await;
+    ended
 }
 
 /// Flags of waiting as settings, stronger than those of files.

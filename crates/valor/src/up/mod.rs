@@ -27,7 +27,10 @@ use valor_env::Env;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the processes of a killed supervisor get to end.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(15);
-const DOWN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long `valor down` waits: all processes may be slow, one kind after the other.
+const DOWN_PATIENCE: Duration = Duration::from_secs(180);
+/// What went wrong when the cluster of a data directory stopped.
+const OUTCOME: &str = "up.failed";
 
 /// Starts a cluster on this machine and mounts it; Ctrl-C or `valor down` stops it.
 #[derive(clap::Args, Debug)]
@@ -107,11 +110,18 @@ pub async fn up(args: UpArgs) -> Result<(), String> {
         Ok(Started::Stopped) => eprintln!("stopping..."),
         Err(_) => {}
     }
-    supervisor.stop().await;
+    let stopped = supervisor.stop(&stop).await;
     for disk in disks {
         if let Err(error) = disk.detach() {
             eprintln!("{error}");
         }
+    }
+    if let Err(message) = &stopped
+        && matches!(outcome, Ok(Started::Running))
+    {
+        // For `valor down`, which waits for the lock.
+        std::fs::write(data_dir.join(OUTCOME), message).map_err(|error| format!("{message}\n{error}"))?;
+        return stopped;
     }
     outcome.map(drop)
 }
@@ -213,6 +223,7 @@ async fn lock(data_dir: &Path) -> Result<File, String> {
             data_dir.display()
         ));
     }
+    let _ = std::fs::remove_file(data_dir.join(OUTCOME));
     std::fs::write(data_dir.join("up.pid"), std::process::id().to_string())
         .map_err(|error| error.to_string())?;
     end_leftovers(data_dir).await?;
@@ -384,8 +395,13 @@ pub async fn down(args: DownArgs) -> Result<(), String> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    println!("stopped");
-    Ok(())
+    match std::fs::read_to_string(args.data_dir.join(OUTCOME)) {
+        Ok(message) => Err(format!("stopped, but {message}")),
+        Err(_) => {
+            println!("stopped");
+            Ok(())
+        }
+    }
 }
 
 /// Name and managers of the cluster in a data directory, for administration.

@@ -2,10 +2,14 @@
 
 use super::loopdev::LoopDisk;
 use super::plan::Plan;
-use super::supervise::Program;
+use super::supervise::{Program, STOP_PATIENCE};
 use super::{UpArgs, bootstrap};
 use crate::serve::create_dir;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the mount may take to stop beyond the time in which it sends what programs wrote.
+const MOUNT_GRACE: Duration = Duration::from_secs(8);
 
 /// The servers, in the order in which they are started; they are stopped in the reverse one.
 pub fn servers(args: &UpArgs, plan: &Plan, data_dir: &Path) -> Vec<Program> {
@@ -54,7 +58,15 @@ pub fn mount(args: &UpArgs, plan: &Plan, data_dir: &Path, mount_point: &Path, se
     list.push(mount_point.display().to_string());
     list.extend(args.mount_config.iter().map(|setting| format!("--config.{setting}")));
     list.extend(metrics(args, servers));
-    program("mount", list, &dir)
+    let stop_patience = mount_patience(&args.mount_config) + MOUNT_GRACE;
+    Program { stop_patience, ..program("mount", list, &dir) }
+}
+
+/// How long the mount tries to send what programs wrote, by its settings.
+fn mount_patience(settings: &[String]) -> Duration {
+    let set = settings.iter().rev().filter_map(|setting| setting.strip_prefix("valor.stop_patience="));
+    let set = set.map(|value| value.trim_matches('"').parse().ok()).next().flatten();
+    set.unwrap_or(valor_fuse::STOP_PATIENCE).get()
 }
 
 struct List<'a> {
@@ -146,5 +158,24 @@ fn program(name: &str, args: Vec<String>, dir: &Path) -> Program {
     // A missing directory shows as an error of the start itself.
     let _ = create_dir(dir);
     let output = dir.join(format!("{name}.out"));
-    Program { name: name.to_owned(), args, output }
+    Program { name: name.to_owned(), args, output, stop_patience: STOP_PATIENCE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_gets_the_time_that_it_is_set_to_take() {
+        let patience = |settings: &[&str]| {
+            mount_patience(&settings.iter().map(|&setting| setting.to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(patience(&[]), Duration::from_secs(30));
+        assert_eq!(patience(&["valor.stop_patience=2s", "valor.mix=1"]), Duration::from_secs(2));
+        assert_eq!(
+            patience(&["valor.stop_patience=2s", "valor.stop_patience=\"3min\""]),
+            Duration::from_secs(180)
+        );
+        assert_eq!(patience(&["valor.stop_patience=soon"]), Duration::from_secs(30), "the mount refuses it");
+    }
 }

@@ -5,13 +5,19 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use valor_daemon::Stop;
 
 const FIRST_RESTART_DELAY: Duration = Duration::from_millis(100);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(5);
 /// A process that lived this long is not in a crash loop.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a server may take to stop.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// And how long once it was asked again.
+const SECOND_PATIENCE: Duration = Duration::from_secs(5);
+/// And how long the kernel may take with a process that was killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -22,6 +28,15 @@ pub struct Program {
     pub args: Vec<String>,
     /// Where its standard output and error go.
     pub output: PathBuf,
+    /// How long it may take to stop.
+    pub stop_patience: Duration,
+}
+
+impl Program {
+    /// What it is, without its number.
+    fn kind(&self) -> &str {
+        self.name.split('-').next().unwrap_or(&self.name)
+    }
 }
 
 /// A program with its running process.
@@ -115,26 +130,68 @@ impl Supervisor {
         }
     }
 
-    /// Stops everything, last started first, so that the mount flushes while its servers still run.
-    pub async fn stop(mut self) {
-        while let Some(mut running) = self.running.pop() {
-            let Some(mut child) = running.child.take() else { continue };
-            signal(&child, rustix::process::Signal::TERM);
-            if tokio::time::timeout(STOP_PATIENCE, child.wait()).await.is_err() {
-                eprintln!(
-                    "{} did not stop within {} s; killing it",
-                    running.program.name,
-                    STOP_PATIENCE.as_secs()
-                );
-                if let Err(error) = child.kill().await {
-                    eprintln!("{}: {error}", running.program.name);
+    /// Stops everything, last started first, so that the mount flushes while its servers still run; servers of a kind
+    /// together. A further signal to this process is passed on.
+    ///
+    /// # Errors
+    /// What the mount said if it could not end well: something that programs wrote is lost then.
+    pub async fn stop(mut self, stop: &Stop) -> Result<(), String> {
+        let mut outcome = Ok(());
+        while let Some(last) = self.running.last() {
+            let kind = last.program.kind().to_owned();
+            let first =
+                self.running.iter().rposition(|other| other.program.kind() != kind).map_or(0, |n| n + 1);
+            let group = self.running.split_off(first);
+            let stopped = valor_client::join_all(group.into_iter().map(|running| running.stop(stop))).await;
+            for message in stopped.into_iter().filter_map(Result::err) {
+                match kind.as_str() {
+                    "mount" => outcome = Err(message),
+                    // Servers keep nothing that a restart would not bring back.
+                    _ => eprintln!("{message}"),
                 }
             }
         }
+        outcome
     }
 }
 
 impl Running {
+    async fn stop(self, stop: &Stop) -> Result<(), String> {
+        let Program { name, stop_patience, output, .. } = &self.program;
+        let Some(mut child) = self.child else { return Ok(()) };
+        let before = output.metadata().map_or(0, |file| file.len());
+        signal(&child, rustix::process::Signal::TERM);
+        let patient = async {
+            tokio::select! {
+                () = tokio::time::sleep(*stop_patience) => {
+                    eprintln!("{name} did not stop within {} s", stop_patience.as_secs());
+                }
+                () = stop.triggered_again() => {}
+            }
+        };
+        let in_time = tokio::select! {
+            ended = child.wait() => Some(ended),
+            () = patient => {
+                signal(&child, rustix::process::Signal::TERM);
+                timeout(SECOND_PATIENCE, child.wait()).await.ok()
+            }
+        };
+        match in_time {
+            Some(Ok(status)) if !status.success() => {
+                let text = tail(output, 2000);
+                let new = output.metadata().map_or(0, |file| file.len()).saturating_sub(before) as usize;
+                let text = text.get(text.len().saturating_sub(new)..).unwrap_or(&text);
+                Err(format!("{name} ended ({status}): {}", text.trim()))
+            }
+            Some(_) => Ok(()),
+            None => {
+                eprintln!("{name} does not stop; killing it");
+                let _ = timeout(KILL_PATIENCE, child.kill()).await;
+                Err(format!("{name} had to be killed"))
+            }
+        }
+    }
+
     fn schedule_restart(&mut self, now: Instant) {
         self.restart_at = Some(now + self.restart_delay);
         self.restart_delay = (self.restart_delay * 2).min(MAX_RESTART_DELAY);

@@ -96,6 +96,16 @@ impl Cluster {
         assert!(status.success(), "valor up ended with {status}");
     }
 
+    /// The same for a cluster of which something is lost then. Returns what `valor down` said.
+    pub fn down_in_vain(&mut self) -> String {
+        let output = Command::new(VALOR).args(["down", "--data-dir"]).arg(self.data_dir()).output();
+        let output = output.expect("valor down");
+        assert!(!output.status.success(), "valor down has nothing to complain about");
+        let mut up = self.up.take().expect("was up");
+        assert!(!up.child.wait().expect("wait for valor up").success(), "valor up hides it");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// Processes of the cluster: kind (`kv`, `mgmtd`, `meta`, `storage`, `mount`), pid, in no order.
     pub fn processes(&self) -> Vec<(String, i32)> {
         let needle = format!("--dir={}/", self.data_dir().display());
