@@ -77,7 +77,13 @@ impl Unsettled {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.registry.state.lock().under_way.remove(&(self.ends, self.id));
-        self.registry.changed.notify_waiters();
+        let mut state = self.registry.state.lock();
+        let was_first = state.under_way.first() == Some(&(self.ends, self.id));
+        state.under_way.remove(&(self.ends, self.id));
+        drop(state);
+        // Who waits looks at the first only.
+        if was_first {
+            self.registry.changed.notify_waiters();
+        }
     }
 }

@@ -62,7 +62,8 @@ impl Cx<'_> {
 
     /// Client and request ids under which a request is remembered that has an effect, if there are several servers: a
     /// copy that comes late at one of them must not take effect after what was done at another since. On one server
-    /// copies come one after the other, and the name itself tells the next one.
+    /// copies come one after the other as a rule: one that is still being tried when the next has been answered, which takes
+    /// seconds of conflicts, is not told apart.
     pub(crate) fn shared_ids(&self, base: &ReqBase) -> Option<(Uuid, Uuid)> {
         let shared = self.core.distributor.is_shared() && !broken(Mutation::ApplyLateCopies);
         if shared { request_ids(base) } else { None }

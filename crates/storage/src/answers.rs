@@ -49,7 +49,7 @@ impl Storage {
                 Ok(rsp) if rsp.left_out == 0 => {}
                 Ok(rsp) => {
                     let left_out = rsp.left_out;
-                    tracing::warn!(chain = %chain.chain_id, left_out, "successor has no place for all answers");
+                    tracing::warn!(chain = %chain.chain_id, left_out, "successor has no place for all answers, or some have no name");
                 }
                 Err(status) if is_unknown(status.code) => {
                     tracing::info!(chain = %chain.chain_id, "successor cannot be told who was answered");

@@ -262,7 +262,7 @@ impl Table {
     }
 
     /// Learns of an update that another replica has answered; what is here was filled from there. False if there is no
-    /// place for it, or it has no name: it would never be forgotten, and is no answer to anybody.
+    /// place for it, or it has no name: age would not have it forgotten, and it is no answer to anybody.
     pub fn learn(&mut self, answered: Answered, now: Duration) -> bool {
         let key = answered.key;
         if !key.is_named() {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use valor_env::metrics;
 use valor_protocol::meta::{Chains, Inode, Validate};
 use valor_protocol::status::{code, with_message};
-use valor_protocol::{ChainTableVersion, Method, Status};
+use valor_protocol::{ChainTableVersion, Method, Status, Uuid};
 use valor_rpc::CallOptions;
 
 /// Shortest time that a refresh of routing information is waited for.
@@ -115,7 +115,11 @@ impl MetaClient {
                 unclear.get_or_insert(begun);
             }
             let limit = config.retry_default.retry_unclear_time.get();
-            let remembered = unclear.is_none_or(|since| since.elapsed() < limit);
+            let mut remembered = unclear.is_none_or(|since| since.elapsed() < limit);
+            if !remembered && M::Req::IDEMPOTENT {
+                req.base_mut().uuid = Uuid(self.env.random_uuid());
+                (unclear, remembered) = (None, true);
+            }
             let pause = if is_retryable(error.code) && remembered { pauses.after(quick) } else { None };
             let Some(pause) = pause else {
                 ::metrics::counter!(metrics::CLIENT_META_FAILURES).increment(1);

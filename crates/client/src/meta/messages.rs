@@ -7,6 +7,17 @@ use valor_protocol::valor::{AppendReserveReq, AppendReserveRsp, HoldReq, HoldRsp
 pub trait MetaRequest {
     /// The part that every request carries.
     fn base_mut(&mut self) -> &mut ReqBase;
+    /// Whether carrying it out again does nothing else than once. If so it may be repeated under another name, when servers
+    /// may have forgotten the answer to the first.
+    const IDEMPOTENT: bool = false;
+}
+
+impl MetaRequest for SetAttrReq {
+    const IDEMPOTENT: bool = true;
+
+    fn base_mut(&mut self) -> &mut ReqBase {
+        &mut self.base
+    }
 }
 
 /// A metadata response.
@@ -27,7 +38,7 @@ macro_rules! requests {
 
 requests! {
     StatFsReq StatReq CreateReq MkdirsReq SymlinkReq HardLinkReq RemoveReq OpenReq SyncReq CloseReq RenameReq ListReq
-    TruncateReq GetRealPathReq SetAttrReq PruneSessionReq DropUserCacheReq AuthReq LockDirectoryReq BatchStatReq
+    TruncateReq GetRealPathReq PruneSessionReq DropUserCacheReq AuthReq LockDirectoryReq BatchStatReq
     BatchStatByPathReq TestRpcReq AppendReserveReq Rename2Req HoldReq
 }
 

@@ -215,8 +215,10 @@ impl MetaClient {
     }
 
     async fn set_attr(&self, mut req: SetAttrReq) -> Result<Inode, Status> {
-        // A copy that comes late must not set back what was changed since.
-        req.base.uuid = self.named_base(&req.base.user).uuid;
+        // A copy that comes late must not set back what was changed since. Growth never goes back.
+        if req.dyn_stripe == 0 {
+            req.base.uuid = self.named_base(&req.base.user).uuid;
+        }
         Ok(self.call::<SetAttr>(req).await?.stat)
     }
 

@@ -457,3 +457,38 @@ async fn opening_with_truncation() {
     let error = of.client.create(&user(), at("/f"), session, OpenFlags::RDWR, 0o644, None).await.unwrap_err();
     assert_eq!(error.code, code::META_FOUND_BUG, "truncation that nobody asked for");
 }
+
+/// What may have been done is given up before servers forget whether it was; what can be done twice goes on under another
+/// name.
+#[tokio::test(start_paused = true)]
+async fn unclear_changes_are_given_up_unless_they_can_be_repeated() {
+    let cluster = Cluster::new(31);
+    let back = Instant::now() + Duration::from_secs(20 * 60);
+    let (router, made) = scripted::<Mkdirs>(router(), |_, _| Err(status(code::RPC_TIMEOUT)));
+    let (router, set) = scripted::<SetAttr>(router, move |_, _| {
+        if Instant::now() < back {
+            Err(status(code::RPC_TIMEOUT))
+        } else {
+            Ok(SetAttrRsp { stat: inode(5), ..SetAttrRsp::default() })
+        }
+    });
+    let _server = add(&cluster, 1, router);
+    let mut config = MetaClientConfig::default();
+    config.retry_default.retry_total_time = valor_config::Duration::from_secs(24 * 3600);
+    config.retry_default.retry_unclear_time = valor_config::Duration::from_secs(4 * 60);
+    let (env, rpc, mgmtd) = (cluster.net.env(), rpc_client(&cluster.net), cluster.mgmtd().await);
+    let client = MetaClient::start(env, rpc, mgmtd, None, config, client_id());
+    let start = Instant::now();
+    assert_eq!(
+        client.mkdirs(&user(), at("d"), 0o755, false, None).await.unwrap_err().code,
+        code::RPC_TIMEOUT
+    );
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(240) && took < Duration::from_secs(300), "{took:?}");
+    assert!(made.all().windows(2).all(|two| two[0].base.uuid == two[1].base.uuid));
+    let new = Permissions { perm: Some(0o700), ..Permissions::default() };
+    assert_eq!(client.set_permission(&user(), at("d"), false, new).await.unwrap().id, InodeId(5));
+    let names: Vec<Uuid> = set.all().iter().map(|req| req.base.uuid).collect();
+    let changes = names.windows(2).filter(|two| two[0] != two[1]).count();
+    assert!((2..=4).contains(&changes) && !names[0].is_zero(), "{changes} new names in 16 minutes");
+}

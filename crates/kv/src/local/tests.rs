@@ -189,11 +189,21 @@ async fn a_half_written_commit_ends_the_database() {
     assert_eq!(store.view().await.unwrap_err(), KvError::engine("half written"));
 }
 
+struct OpenAtLast(Arc<SlowDisk>);
+
+impl Drop for OpenAtLast {
+    fn drop(&mut self) {
+        self.0.set(|gate| gate.open = true);
+    }
+}
+
 /// Who waited for it was told at the end of its transaction that it may be there, and looks.
 #[tokio::test(start_paused = true)]
 async fn what_begins_after_the_end_of_a_commit_under_way_waits_for_it() {
     for given_up in [false, true] {
         let (store, disk) = store();
+        // The store waits for its disk when it is dropped, also by a test that fails.
+        let _opened = OpenAtLast(disk.clone());
         let age = Duration::from_secs(5);
         let ending = CommitRequest { ends: Some(Instant::now() + age), ..put("k", "1") };
         let commit = spawn_commit(&store, ending.clone());

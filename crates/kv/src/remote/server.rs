@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use valor_env::Env;
 use valor_rpc::Router;
 use valor_wire::Status;
 
+use super::VIEW_AGE_MAX;
 use super::protocol::{
     Begin, BeginReq, Commit, CommitReq, CommitRsp, End, EndReq, Entry, Fence, FenceReq, Get, GetReq, GetRsp,
     Nothing, SERVICE, SERVICE_ID, Scan, ScanReq, ScanRsp, ViewInfo,
@@ -62,8 +63,10 @@ struct Server {
 
 impl Server {
     async fn begin(&self, req: &BeginReq) -> Result<ViewInfo, KvError> {
+        // Nobody waits longer, and handlers of those who have asked again must not pile up while the disk stands still.
+        let view = timeout(VIEW_AGE_MAX, self.store.view()).await;
+        let view = Arc::new(view.map_err(|_| KvError::Retryable("commits wait for the disk".into()))??);
         let begun = Instant::now();
-        let view = Arc::new(self.store.view().await?);
         let version = view.version();
         // Random, so that a client that outlives a restart does not meet a stranger's view.
         let id = self.env.random_u64();

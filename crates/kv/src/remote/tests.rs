@@ -211,9 +211,13 @@ async fn a_commit_that_was_held_back_does_not_take_effect_after_it_was_given_up(
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert_eq!(late.await, Err(KvError::TooOld.code()));
+    let late = tokio::time::timeout(PATIENCE, late).await.expect("the commit arrives in the end");
+    assert_eq!(late, Err(KvError::TooOld.code()));
     assert_eq!(direct.begin().get("k").await.unwrap(), None);
 }
+
+/// Far longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network that delivers commits when told to, and no fences.
 fn holding_back(
@@ -226,18 +230,18 @@ fn holding_back(
     Router::new(super::SERVICE_ID, super::SERVICE)
         .method::<Begin, _, _>(move |_, req| {
             let (rpc, real) = to_begin.clone();
-            async move { rpc.call_endpoint::<Begin>(&real, &req, &CallOptions::default()).await }
+            async move { rpc.call_endpoint::<Begin>(&real, &req, &CallOptions::timeout(PATIENCE)).await }
         })
         .method::<Get, _, _>(move |_, req| {
             let (rpc, real) = to_get.clone();
-            async move { rpc.call_endpoint::<Get>(&real, &req, &CallOptions::default()).await }
+            async move { rpc.call_endpoint::<Get>(&real, &req, &CallOptions::timeout(PATIENCE)).await }
         })
         .method::<Fence, _, _>(|_, _| std::future::pending())
         .method::<Commit, _, _>(move |_, req| {
             let (rpc, real, release, arrived) = (rpc.clone(), real.clone(), release.clone(), arrived.clone());
             async move {
                 release.notified().await;
-                let result = rpc.call_endpoint::<Commit>(&real, &req, &CallOptions::default()).await;
+                let result = rpc.call_endpoint::<Commit>(&real, &req, &CallOptions::timeout(PATIENCE)).await;
                 let told = result.as_ref().map(|rsp| rsp.version).map_err(|status| status.code);
                 *arrived.lock() = Some(told);
                 result

@@ -56,6 +56,8 @@ struct Stored {
     /// When the lease was new. Not known of the first one: it may have been there before anybody looked.
     since: Option<Instant>,
     version: RoutingInfoVersion,
+    /// The store has not answered since: what is new there then may be as old as this look.
+    unanswered: bool,
 }
 
 impl Look {
@@ -96,6 +98,7 @@ impl Look {
         let (Ok(lease), Ok(version)) =
             (tx.snapshot_get(LEASE_KEY).await, tx.snapshot_get(ROUTING_VERSION_KEY).await)
         else {
+            self.stored.unanswered = true;
             return;
         };
         let (Ok(lease), Ok(version)) =
@@ -115,8 +118,9 @@ impl Look {
         }
         let lease = lease.or(self.stored.lease.take());
         let changed = lease != before;
-        let since = if changed { before.is_some().then(Instant::now) } else { self.stored.since };
-        self.stored = Stored { lease, since, version };
+        let is_age_known = before.is_some() && !self.stored.unanswered;
+        let since = if changed { is_age_known.then(Instant::now) } else { self.stored.since };
+        self.stored = Stored { lease, since, version, unanswered: false };
     }
 }
 

@@ -41,9 +41,8 @@ fn hold() -> Option<String> {
     }
     let lock = File::create(std::env::temp_dir().join("xfuse-enable-uring.lock")).unwrap();
     let started = Instant::now();
-    while rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
-        && started.elapsed() < PATIENCE
-    {
+    while rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        assert!(started.elapsed() < PATIENCE, "another program that switches io_uring does not end");
         std::thread::sleep(Duration::from_millis(20));
     }
     // Held until the program ends.

@@ -213,7 +213,7 @@ impl Log {
         }
         let result = self.sync_locked().and_then(|last| done(last).map(|()| last));
         if let Err(error) = &result {
-            tracing::error!(%error, "log not synced; the database takes no more commits");
+            tracing::error!(%error, "log not synced; the database serves no more transactions until it is opened again");
             self.failure.get_or_init(|| error.clone());
         }
         result
