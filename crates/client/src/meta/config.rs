@@ -54,7 +54,8 @@ pub struct MetaRetryConfig {
     /// No call starts when this is over.
     pub retry_total_time: Duration,
     /// A call that changes something and may have been executed is repeated for this long: less than servers remember their
-    /// answers (`idempotent_record_expire`). Then it fails, and what became of it is not known. Valor only.
+    /// answers (`idempotent_record_expire`). Then it fails, and what became of it is not known; one that may be made twice goes on
+    /// under another name. Valor only.
     pub retry_unclear_time: Duration,
     /// Failures of a server before another is chosen.
     pub max_failures_before_failover: u32,
